@@ -1,0 +1,172 @@
+"""Settings of the method, checked: a recipe is a TOML file, unknown keys are refused and ranges are stated."""
+
+import hashlib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mediclip.errors import PromptError, SettingsError
+
+PhrasePosition = Literal["front", "middle", "end"]
+TaskName = Literal["cut_paste", "gaussian_intensity", "source", "sink", "smooth_intensity", "identity"]
+CLASSES = ("normal", "abnormal")
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and a key that nobody reads is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, source: str) -> Self:
+        """Check plain values and turn the first fault into one sentence.
+
+        Args:
+            values: What was read from TOML or JSON.
+            source: What to call the origin in a message, such as ``"recipe 'reference'"``.
+
+        Returns:
+            The checked settings.
+
+        Raises:
+            PromptError: If a class has no phrase.
+            SettingsError: If a key is unknown, missing or out of range.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            key = ".".join(str(part) for part in fault["loc"]) or "settings"
+            found = "" if fault["type"] in {"missing", "value_error"} else f" Got {fault['input']!r}."
+            message = f"The key '{key}' of {source} is not usable: {fault['msg']}.{found} Correct it."
+            raise SettingsError(message) from error
+
+
+class PromptSettings(Settings):
+    """Learnable prompts: phrases of each class around learnable context vectors (METHOD 1.4)."""
+
+    normal: tuple[str, ...]
+    abnormal: tuple[str, ...]
+    n_ctx: Annotated[int, Field(ge=1, le=64)] = 8
+    class_specific: bool = True
+    positions: Annotated[tuple[PhrasePosition, ...], Field(min_length=1)] = ("end",)
+
+    @model_validator(mode="after")
+    def _has_phrases(self) -> Self:
+        for name in CLASSES:
+            phrases = self.phrases(name)
+            if not phrases or any(not phrase.strip() for phrase in phrases):
+                message = (
+                    f"The class '{name}' must have at least one phrase and none may be empty. "
+                    f"Got {list(phrases)}; name at least one under [prompts] in the recipe."
+                )
+                raise PromptError(message)
+        if len(set(self.positions)) != len(self.positions):
+            message = "each phrase position may stand once"
+            raise ValueError(message)
+        return self
+
+    def phrases(self, class_name: str) -> tuple[str, ...]:
+        """Return the phrases of ``"normal"`` or ``"abnormal"``."""
+        return self.normal if class_name == "normal" else self.abnormal
+
+
+class Recipe(Settings):
+    """How a detector is made from a few normal images.
+
+    Attributes:
+        name: What the recipe is called in results.
+        image_size: Side of the square input in pixels.
+        prompts: Phrases and context of both classes.
+        causal_text: Whether the text tower uses the causal mask that CLIP was trained with. The published
+            code does not.
+        trim_text: Whether the text tower sees only as many positions as the longest prompt. Exact with the
+            causal mask, refused without it.
+        tasks: Relative weight of each synthesis task.
+        second_anomaly: Probability in [0, 1] of a second anomaly of the same task.
+        batch_size: Images in one step.
+        epochs: Passes over the support set.
+        learning_rate: Of Adam.
+        betas: Of Adam, both in [0, 1).
+        bank_views: Synthesised views of each support image whose tokens are kept; 0 encodes anew at
+            every step, as the published code does.
+    """
+
+    name: str
+    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    prompts: PromptSettings
+    causal_text: bool = False
+    trim_text: bool = False
+    tasks: dict[TaskName, Annotated[float, Field(ge=0)]]
+    second_anomaly: Annotated[float, Field(ge=0, le=1)] = 0.5
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
+    epochs: Annotated[int, Field(ge=1)] = 200
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
+    bank_views: Annotated[int, Field(ge=0, le=4096)] = 0
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.trim_text and not self.causal_text:
+            message = "trim_text needs causal_text: without the mask the padding takes part"
+            raise ValueError(message)
+        if sum(self.tasks.values()) <= 0:
+            message = "at least one task must have a weight above 0"
+            raise ValueError(message)
+        return self
+
+    def steps(self, shots: int) -> int:
+        """Count the optimiser steps for a support set.
+
+        Args:
+            shots: Support images, at least 1.
+
+        Returns:
+            ``epochs`` times the batches of one epoch, the last one possibly smaller.
+        """
+        return self.epochs * -(-shots // self.batch_size)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the settings in canonical JSON, as hexadecimal."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def recipe_names() -> tuple[str, ...]:
+    """List the recipes inside the package, sorted."""
+    folder = resources.files("mediclip") / "recipes"
+    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: One of :func:`recipe_names`, or the path of a TOML file.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        PromptError: If a class has no phrase.
+        SettingsError: If there is no such recipe or a key is not usable.
+    """
+    inside = resources.files("mediclip") / "recipes" / f"{name}.toml"
+    if name in recipe_names():
+        text = inside.read_text(encoding="utf-8")
+    elif name.endswith(".toml") and Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    else:
+        message = (
+            f"A recipe must be one of {', '.join(recipe_names())} or the path of a TOML file. "
+            f"Got {name!r}; choose one of them."
+        )
+        raise SettingsError(message)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = f"The recipe {name!r} must be TOML. It is not: {error}. Correct the file."
+        raise SettingsError(message) from error
+    return Recipe.parse(values, source=f"recipe {name!r}")

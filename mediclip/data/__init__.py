@@ -1,0 +1,1 @@
+"""From folders and sample lists to square grey images, labels and masks."""

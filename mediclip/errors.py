@@ -1,0 +1,142 @@
+"""Every error that this project raises on purpose.
+
+    MediClipError
+    ├── SettingsError        a setting is unknown or out of its range
+    ├── DataError            the images, masks or lists cannot be used
+    │   ├── ManifestError    a folder or sample list has no usable layout
+    │   ├── ImageError       a file is empty, truncated, too large or no image
+    │   ├── MaskError        a mask is missing or does not fit its image
+    │   └── SupportSetError  fewer normal images than shots
+    ├── BackboneError        a backbone cannot be found, loaded or is not the expected one
+    │   └── TapError         a tapped layer lies outside the image tower
+    ├── PromptError          phrases and context do not fit the text tower
+    ├── SchemaError          tensors differ from the list of what may leave a site
+    ├── CheckpointError      a model or round file is damaged or belongs to something else
+    ├── FederationError      the federation cannot go on
+    │   ├── QuorumError      too few sites gave an update that counts
+    │   └── UpdateRefusedError  one site's update does not count, with its reason
+    └── VerificationError    a computed number is outside its tolerance
+
+A message says what must hold, what was found and what to do. It never quotes a patient's identifier,
+a pixel value or a path below a data folder: a sample is named by its index.
+"""
+
+from typing import ClassVar
+
+
+class MediClipError(Exception):
+    """Base of all errors of this project.
+
+    Attributes:
+        code: Short fixed word that may leave a site in place of the message.
+        exit_code: What the command line exits with.
+    """
+
+    code: ClassVar[str] = "failed"
+    exit_code: ClassVar[int] = 1
+
+
+class SettingsError(MediClipError, ValueError):
+    """A setting is unknown, missing or outside its range."""
+
+    code = "settings"
+    exit_code = 2
+
+
+class DataError(MediClipError, ValueError):
+    """Images, masks or sample lists cannot be used."""
+
+    code = "data"
+    exit_code = 3
+
+
+class ManifestError(DataError):
+    """A data folder or sample list has no layout that can be read."""
+
+    code = "manifest"
+
+
+class ImageError(DataError):
+    """A file is empty, truncated, too large or not an image."""
+
+    code = "image"
+
+
+class MaskError(DataError):
+    """A mask is missing or does not fit its image."""
+
+    code = "mask"
+
+
+class SupportSetError(DataError):
+    """There are fewer normal images than shots."""
+
+    code = "support-set"
+
+
+class BackboneError(MediClipError, ValueError):
+    """A backbone cannot be found or loaded, or is not the one that was expected."""
+
+    code = "backbone"
+    exit_code = 4
+
+
+class TapError(BackboneError):
+    """A tapped layer lies outside the image tower."""
+
+    code = "taps"
+
+
+class PromptError(MediClipError, ValueError):
+    """Phrases and context vectors do not fit the text tower."""
+
+    code = "prompts"
+    exit_code = 2
+
+
+class SchemaError(MediClipError, ValueError):
+    """Tensors differ in name, shape or type from those that may leave a site."""
+
+    code = "schema"
+    exit_code = 5
+
+
+class CheckpointError(MediClipError, ValueError):
+    """A model or round file is damaged or belongs to another model."""
+
+    code = "checkpoint"
+    exit_code = 6
+
+
+class FederationError(MediClipError, RuntimeError):
+    """The federation cannot go on."""
+
+    code = "federation"
+    exit_code = 7
+
+
+class QuorumError(FederationError):
+    """Too few sites gave an update that counts."""
+
+    code = "quorum"
+
+
+class UpdateRefusedError(FederationError):
+    """One site's update does not count.
+
+    Attributes:
+        reason: Short fixed word for history and metrics, for example ``"not-finite"``.
+    """
+
+    code = "update-refused"
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class VerificationError(MediClipError, AssertionError):
+    """A computed number lies outside its stated tolerance."""
+
+    code = "verification"
+    exit_code = 8

@@ -1,0 +1,1 @@
+"""Scores of a test set, and the metrics that judge them."""

@@ -1,0 +1,1 @@
+"""The detector: a frozen CLIP, learnable prompts, adapters, and the map and score that they give."""

@@ -1,0 +1,160 @@
+"""The exact list of tensors that may leave a site, and nothing else.
+
+Whatever is not described by :func:`schema_for` stays where it is: scans, tokens, masks, the backbone. The
+module needs NumPy alone, so that a server without torch can check what it is sent.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediclip.config import CLASSES, PromptSettings
+from mediclip.errors import SchemaError
+from mediclip.rng import generator
+
+Trainables = dict[str, NDArray[np.float32]]
+CONTEXT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor: its name and shape. The type is always float32."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class BackboneShapes:
+    """What the trainables' shapes depend on.
+
+    Attributes:
+        width: Width C of the image tower.
+        embed_dim: Width D of the joint embedding.
+        text_width: Width W of the text tower.
+    """
+
+    width: int
+    embed_dim: int
+    text_width: int
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The tensors that travel, in their fixed order."""
+
+    tensors: tuple[TensorSpec, ...]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of names, shapes and types, as hexadecimal."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def size(self) -> int:
+        """Count the values in all tensors."""
+        return sum(int(np.prod(t.shape)) for t in self.tensors)
+
+    def to_json(self) -> str:
+        """Write the schema as one line of JSON."""
+        rows = [{"name": t.name, "shape": list(t.shape), "dtype": "float32"} for t in self.tensors]
+        return json.dumps(rows, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Schema":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            SchemaError: If the text is no such list.
+        """
+        try:
+            rows = json.loads(text)
+            tensors = tuple(TensorSpec(str(r["name"]), tuple(int(n) for n in r["shape"])) for r in rows)
+        except (ValueError, TypeError, KeyError) as error:
+            message = "A schema must be a JSON list of name, shape and dtype. It is not; write it again."
+            raise SchemaError(message) from error
+        return cls(tensors)
+
+
+def schema_for(shapes: BackboneShapes, taps: tuple[int, ...], prompts: PromptSettings) -> Schema:
+    """Describe the trainables of one model.
+
+    Args:
+        shapes: Widths of the backbone.
+        taps: Tapped layers, 1-based, rising.
+        prompts: Phrases, context and positions.
+
+    Returns:
+        For each tap ``adapter.<tap>.weight`` ``(D, C, 1, 1)`` and ``adapter.<tap>.bias`` ``(D,)``; for each
+        class and position ``prompt.<class>.<position>``, ``(phrases, n_ctx, W)`` when class-specific and
+        ``(n_ctx, W)`` when shared.
+    """
+    tensors = []
+    for tap in taps:
+        weight = (shapes.embed_dim, shapes.width, 1, 1)
+        tensors.append(TensorSpec(f"adapter.{tap}.weight", weight))
+        tensors.append(TensorSpec(f"adapter.{tap}.bias", (shapes.embed_dim,)))
+    for name in CLASSES:
+        shared = (prompts.n_ctx, shapes.text_width)
+        shape = (len(prompts.phrases(name)), *shared) if prompts.class_specific else shared
+        tensors.extend(TensorSpec(f"prompt.{name}.{p}", shape) for p in prompts.positions)
+    return Schema(tuple(tensors))
+
+
+def initial_trainables(schema: Schema, seed: int) -> Trainables:
+    """Draw start values that depend on the schema and the seed alone.
+
+    Args:
+        schema: What to draw.
+        seed: The run's seed.
+
+    Returns:
+        Adapters uniform in ±1/√C, as a freshly made 1×1 convolution has them, and contexts N(0, 0.02).
+        Every tensor has its own stream.
+    """
+    fan_in = {t.name.rsplit(".", 1)[0]: t.shape[1] for t in schema.tensors if len(t.shape) == 4}
+    values: Trainables = {}
+    for spec in schema.tensors:
+        rng = generator(seed, "initial", spec.name)
+        prefix = spec.name.rsplit(".", 1)[0]
+        if prefix in fan_in:
+            bound = fan_in[prefix] ** -0.5
+            drawn = rng.uniform(-bound, bound, spec.shape)
+        else:
+            drawn = rng.normal(0.0, CONTEXT_STD, spec.shape)
+        values[spec.name] = drawn.astype(np.float32)
+    return values
+
+
+def check_trainables(schema: Schema, values: Mapping[str, NDArray[np.generic]]) -> None:
+    """Raise unless the tensors are exactly those of the schema, and finite.
+
+    Args:
+        schema: What must be there.
+        values: What is there.
+
+    Raises:
+        SchemaError: If a name is missing or unknown, a shape or type differs, or a value is not finite.
+    """
+    expected = {t.name: t for t in schema.tensors}
+    names = set(values)
+    if names != set(expected):
+        missing, unknown = sorted(set(expected) - names), sorted(names - set(expected))
+        message = (
+            f"The tensors must be those of the model's schema. Missing: {missing}; unknown: {unknown}. "
+            "Use the same recipe, taps and backbone on both sides."
+        )
+        raise SchemaError(message)
+    for spec in schema.tensors:
+        value = values[spec.name]
+        if value.shape != spec.shape or value.dtype != np.float32:
+            message = (
+                f"The tensor '{spec.name}' must be float32 with shape {spec.shape}. "
+                f"Got {value.dtype} with shape {value.shape}; use the same recipe, taps and backbone."
+            )
+            raise SchemaError(message)
+        if not np.isfinite(value).all():
+            message = f"The tensor '{spec.name}' must be finite. It is not; train again from a good model."
+            raise SchemaError(message)

@@ -1,0 +1,1 @@
+"""What a person looks at: figures, overlays and the HTML page."""

@@ -1,0 +1,1 @@
+"""Anomalies made on normal images, each with its mask."""
