@@ -1,0 +1,33 @@
+"""Copies among preprocessed images."""
+
+import hashlib
+
+import numpy as np
+from hypothesis import given, strategies as st
+
+from mediclip.evaluation.duplicates import CopyFilter, image_digest
+
+
+def test_the_digest_is_that_of_shape_and_little_endian_float32():
+    image = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    assert image_digest(image) == hashlib.sha256(b"(3, 4)" + image.astype("<f4").tobytes()).hexdigest()
+
+
+def test_layout_and_byte_order_do_not_change_the_digest():
+    image = np.random.default_rng(0).random((5, 5)).astype(np.float32)
+    same = [image.copy(), np.asfortranarray(image), image.astype(">f4"), image[::-1][::-1]]
+    assert {image_digest(i) for i in same} == {image_digest(image)}
+
+
+def test_one_pixel_or_another_shape_changes_the_digest():
+    image = np.zeros((4, 4), np.float32)
+    other = image.copy()
+    other[3, 3] = np.nextafter(np.float32(0), np.float32(1))
+    assert len({image_digest(image), image_digest(other), image_digest(image.reshape(2, 8))}) == 3
+
+
+@given(st.lists(st.sampled_from("abcdef")), st.sets(st.sampled_from("abc")))
+def test_exactly_the_first_of_each_unknown_image_is_new(digests, known):
+    copies = CopyFilter(known)
+    new = [d for d in digests if copies.is_new(d)]
+    assert new == [d for d in dict.fromkeys(digests) if d not in known]
