@@ -1,0 +1,63 @@
+"""Open a data folder in any of the layouts that are known, as samples in a fixed order.
+
+===================  ==============================================================================
+marker               layout
+===================  ==============================================================================
+folder ``samples/``  MediCLIP sample lists: :mod:`mediclip.data.sample_lists`
+folder ``normal/``   plain folders: :mod:`mediclip.data.plain_folders`
+===================  ==============================================================================
+
+Another layout, such as a tree of DICOM files, is one more entry of ``_LAYOUTS``.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from mediclip.data.plain_folders import open_plain_folders
+from mediclip.data.sample_lists import open_sample_lists
+from mediclip.data.samples import Dataset, Sample, has_masks
+from mediclip.errors import ManifestError
+
+__all__ = ["Dataset", "Sample", "has_masks", "open_dataset"]
+
+_LAYOUTS: Final[dict[str, Callable[[Path, str], Dataset]]] = {
+    "samples": open_sample_lists,
+    "normal": open_plain_folders,
+}
+
+
+def open_dataset(directory: Path, name: str | None = None) -> Dataset:
+    """List the samples of a data folder. No image is read.
+
+    Args:
+        directory: The data folder.
+        name: What to call the set; the folder's own name by default.
+
+    Returns:
+        The set, with the same order on every machine.
+
+    Raises:
+        ManifestError: If the folder is missing, has no known layout or two of them, or if its lists or
+            folders cannot be used as they are.
+    """
+    name = name or directory.resolve().name or "data"
+    if not directory.is_dir():
+        message = f"The data folder of {name!r} must exist, but it does not; correct its path."
+        raise ManifestError(message)
+    found = [marker for marker in _LAYOUTS if (directory / marker).is_dir()]
+    if len(found) != 1:
+        message = (
+            f"The data folder of {name!r} must have either a 'samples' folder with MediCLIP's lists or a "
+            f"'normal' folder with images, but it has {'both' if found else 'neither'}; "
+            f"{'keep one of them' if found else 'arrange it in one of these ways'}."
+        )
+        raise ManifestError(message)
+    try:
+        return _LAYOUTS[found[0]](directory, name)
+    except OSError as error:  # its own text would quote a path
+        message = (
+            f"The data folder of {name!r} must be readable, but it is not ({error.strerror}); "
+            "give this user the right to read all of it."
+        )
+        raise ManifestError(message) from None

@@ -1,0 +1,212 @@
+"""From a sample to the square grey image that the network sees, the same way in training and in use.
+
+The steps have a name and a version: whatever would change a pixel is a new version, so that a model file can
+say what its images went through (:meth:`Preprocess.settings`) and be refused by a program that does it
+another way.
+"""
+
+import hashlib
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mediclip.data.formats import read_image, read_mask, read_shape
+from mediclip.data.samples import NORMAL, Sample
+from mediclip.errors import MaskError, SettingsError
+
+MIN_SIZE: Final = 32
+MAX_SIZE: Final = 1024
+_LOADED_AT_ONCE: Final = 32
+_MAX_WORKERS: Final = 8
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Grey, squashed to a square with bilinear filtering, scaled to [0, 1].
+
+    Images of 8 bits are resized in 8 bits, as the published code does (METHOD 1.1); deeper ones in float32.
+    The filter widens when it shrinks an image (Pillow), so that fine detail is averaged and not aliased.
+
+    Attributes:
+        image_size: Side S of the square in pixels, in [32, 1024].
+    """
+
+    name: ClassVar[str] = "raster"
+    version: ClassVar[int] = 1
+    image_size: int = 224
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        if type(size) is not int or not MIN_SIZE <= size <= MAX_SIZE:
+            message = (
+                f"The 'image_size' of the preprocessing must be an int in [{MIN_SIZE}, {MAX_SIZE}], "
+                f"but it is {size!r}; correct it."
+            )
+            raise SettingsError(message)
+
+    def settings(self) -> dict[str, str | int]:
+        """Return name, version and settings, as a model file keeps them."""
+        return {"name": self.name, "version": self.version, "image_size": self.image_size}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, object]) -> "Preprocess":
+        """Make the preprocessing that a model file asks for.
+
+        Args:
+            settings: What :meth:`settings` returned.
+
+        Returns:
+            The same preprocessing.
+
+        Raises:
+            SettingsError: If this program has no preprocessing of that name and version.
+        """
+        size = settings.get("image_size")
+        expected = {"name": cls.name, "version": cls.version, "image_size": size}
+        if not isinstance(size, int) or dict(settings) != expected:
+            message = (
+                f"The preprocessing must be {cls.name!r} version {cls.version} with an image_size, but "
+                f"{dict(settings)} is asked for; use the release that the model was made with."
+            )
+            raise SettingsError(message)
+        return cls(size)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the settings in canonical JSON, as hexadecimal."""
+        text = json.dumps(self.settings(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def load_image(self, sample: Sample) -> NDArray[np.float32]:
+        """Read a sample's image.
+
+        Args:
+            sample: Whose image.
+
+        Returns:
+            ``(S, S)`` in [0, 1].
+
+        Raises:
+            ImageError: If its file cannot be used.
+        """
+        return self.load_file(sample.image, name=sample.title)
+
+    def load_file(self, path: Path, *, name: str) -> NDArray[np.float32]:
+        """Read an image that belongs to no data set.
+
+        Args:
+            path: The file.
+            name: What messages call it, such as ``"image 3"``; not its path.
+
+        Returns:
+            ``(S, S)`` in [0, 1].
+
+        Raises:
+            ImageError: If the file cannot be used.
+        """
+        grey = read_image(path, name=name)
+        square = Image.fromarray(grey).resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
+        pixels = np.asarray(square, dtype=np.float32)
+        if grey.dtype == np.uint8:
+            return pixels / np.float32(255)
+        return np.clip(pixels, 0, 1)
+
+    def load_mask(self, sample: Sample) -> NDArray[np.bool_]:
+        """Read a sample's mask, for pixel metrics.
+
+        Masks are read only in a set that has them (:func:`mediclip.data.manifest.has_masks`), where every
+        abnormal sample needs one.
+
+        Args:
+            sample: Whose mask.
+
+        Returns:
+            ``(S, S)``, True where abnormal, resized to the nearest pixel; all False for a normal sample.
+
+        Raises:
+            MaskError: If an abnormal sample has no mask, its file is missing or cannot be used, or it has
+                another size than the image.
+            ImageError: If the image cannot be used.
+        """
+        side = self.image_size
+        if sample.label == NORMAL:
+            return np.zeros((side, side), dtype=np.bool_)
+        if sample.mask is None:
+            message = (
+                f"Cannot use {sample.title}: every abnormal image of a set with masks must have one, "
+                "but it has none; add its mask, or remove all masks to go without pixel metrics."
+            )
+            raise MaskError(message)
+        mask = read_mask(sample.mask, name=f"the mask of {sample.title}")
+        height, width = read_shape(sample.image, name=sample.title)
+        if mask.shape != (height, width):
+            message = (
+                f"Cannot use the mask of {sample.title}: it must have its image's size, {height} x {width} "
+                f"(height x width), but it has {mask.shape[0]} x {mask.shape[1]}; export it again."
+            )
+            raise MaskError(message)
+        square = Image.fromarray(mask.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+        return np.asarray(square).astype(np.bool_)
+
+
+def load_images(samples: Sequence[Sample], preprocess: Preprocess) -> NDArray[np.float32]:
+    """Read the images of many samples at once, on several threads.
+
+    Args:
+        samples: N samples.
+        preprocess: How.
+
+    Returns:
+        ``(N, S, S)`` in [0, 1], in the samples' order.
+
+    Raises:
+        ImageError: If a file cannot be used: the first such sample in order.
+    """
+    images = np.empty((len(samples), preprocess.image_size, preprocess.image_size), dtype=np.float32)
+    done = 0
+    for batch in iter_images(samples, preprocess, _LOADED_AT_ONCE):
+        images[done : done + len(batch)] = batch
+        done += len(batch)
+    return images
+
+
+def iter_images(
+    samples: Sequence[Sample], preprocess: Preprocess, batch_size: int
+) -> Iterator[NDArray[np.float32]]:
+    """Read the images of many samples batch by batch, the next one while the last is in use.
+
+    Args:
+        samples: N samples.
+        preprocess: How.
+        batch_size: Images B in one batch, at least 1.
+
+    Yields:
+        ``(B, S, S)`` in [0, 1], in the samples' order; the last batch may be smaller.
+
+    Raises:
+        ImageError: If a file cannot be used: the first such sample in order.
+        SettingsError: If the batch size is below 1.
+    """
+    if batch_size < 1:
+        message = f"The 'batch_size' must be at least 1, but it is {batch_size}; correct it."
+        raise SettingsError(message)
+    ahead: deque[list[Future[NDArray[np.float32]]]] = deque()
+    pool = ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1), thread_name_prefix="images")
+    try:
+        for start in range(0, len(samples), batch_size):
+            batch = samples[start : start + batch_size]
+            ahead.append([pool.submit(preprocess.load_image, sample) for sample in batch])
+            if len(ahead) > 1:
+                yield np.stack([future.result() for future in ahead.popleft()])
+        while ahead:
+            yield np.stack([future.result() for future in ahead.popleft()])
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,188 @@
+"""PNG and JPEG files as grey images and masks, at their own size.
+
+Order of operations: caps on bytes (:mod:`mediclip.data.source`) and pixels (from the header), decoding,
+EXIF orientation, transparent parts to black, grey or mask. Only Pillow's PNG and JPEG decoders are reached,
+whatever the file calls itself, and none of Pillow's global settings is touched.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+
+from mediclip.data.source import opened, unusable
+from mediclip.errors import DataError, ImageError, MaskError
+
+Grey: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
+
+SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+# Below Pillow's own limit of 89 million, whose warning therefore never comes up.
+MAX_PIXELS: Final = 2**26
+_DECODERS: Final[dict[bytes, type[ImageFile]]] = {
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\xff\xd8\xff": JpegImageFile,
+}
+_ORIENTATION: Final = 0x0112
+# What Pillow raises on damaged files; the texts may quote a path, so none is passed on.
+_DAMAGE: Final = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
+_AGAIN: Final = "copy it again or take it out of the set"
+
+
+def is_raster(head: bytes) -> bool:
+    """Tell by its first bytes whether a file calls itself PNG or JPEG.
+
+    Args:
+        head: At least the first 8 bytes.
+
+    Returns:
+        True for the signature of either format.
+    """
+    return any(head.startswith(signature) for signature in _DECODERS)
+
+
+def read_grey(path: Path, *, name: str) -> Grey:
+    """Read an image as grey.
+
+    Colour becomes luma (ITU-R BT.601, in 8 bits, as Pillow does and the published code), CMYK and palettes by
+    way of RGB. 16-bit grey is scaled by its full range; 16-bit colour keeps the upper 8 bits of each channel.
+
+    Args:
+        path: The file.
+        name: What messages call it, such as ``"test image 12"``.
+
+    Returns:
+        ``(H, W)``, upright: uint8 in [0, 255], or for 16-bit grey float32 in [0, 1].
+
+    Raises:
+        ImageError: If the file is missing, empty, too large, truncated, animated or neither PNG nor JPEG.
+    """
+    with _header(path, name=name, error=ImageError) as image:
+        upright = _decoded(image, name=name, error=ImageError)
+        if upright.mode == "I;16":
+            return _deep(upright).astype(np.float32) / np.float32(65535)
+        return np.asarray(_flat(upright).convert("L"))
+
+
+def read_mask(path: Path, *, name: str) -> NDArray[np.bool_]:
+    """Read a mask.
+
+    Args:
+        path: The file.
+        name: What messages call it, such as ``"the mask of test image 12"``.
+
+    Returns:
+        ``(H, W)``, upright: True wherever any channel is not 0 (after palettes; transparent is 0).
+
+    Raises:
+        MaskError: If the file cannot be used, for the reasons of :func:`read_grey`, or has 16-bit colour,
+            whose small values would be lost.
+    """
+    with _header(path, name=name, error=MaskError) as image:
+        if image.tile and "16B" in str(image.tile[0].args) and image.mode != "I;16":
+            do = "save it as a grey PNG"
+            raise unusable(name, "be grey or 8-bit colour", "it is 16-bit colour", do, error=MaskError)
+        upright = _decoded(image, name=name, error=MaskError)
+        if upright.mode == "I;16":
+            return np.not_equal(_deep(upright), 0)
+        pixels = np.atleast_3d(np.asarray(_flat(upright)))
+        mask: NDArray[np.bool_] = np.any(pixels != 0, axis=2)
+        return mask
+
+
+def read_shape(path: Path, *, name: str) -> tuple[int, int]:
+    """Read the size of an image, from the header alone where the format allows.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+
+    Returns:
+        Height and width in pixels, upright.
+
+    Raises:
+        ImageError: If the file cannot be used.
+    """
+    with _header(path, name=name, error=ImageError) as image:
+        try:
+            turned = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}
+        except _DAMAGE:
+            raise unusable(name, "be complete", "it is truncated or damaged", _AGAIN) from None
+        return (image.width, image.height) if turned else (image.height, image.width)
+
+
+@contextmanager
+def _header(path: Path, *, name: str, error: type[DataError]) -> Iterator[ImageFile]:
+    """Open a file and check what its header says; nothing is decoded."""
+    with opened(path, name=name, error=error) as stream:
+        head = stream.read(8)
+        stream.seek(0)
+        decoder = next((cls for signature, cls in _DECODERS.items() if head.startswith(signature)), None)
+        if decoder is None:
+            do = "convert it or take it out of the set"
+            raise unusable(name, "be a PNG or JPEG image", "its content is neither", do, error=error)
+        try:
+            image = decoder(stream)
+        except _DAMAGE:
+            found = "its header is damaged, or is that of a JPEG with more than 8 bits"
+            do = "copy it again, or export it as PNG"
+            raise unusable(name, "be a whole PNG or an 8-bit JPEG", found, do, error=error) from None
+        pixels = image.width * image.height
+        limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+        if pixels > limit:
+            found = f"its header says {image.width} x {image.height}"
+            do = "export it smaller or take it out of the set"
+            must = f"have at most {limit / 1e6:.0f} million pixels"
+            raise unusable(name, must, found, do, error=error)
+        frames = getattr(image, "n_frames", 1)
+        if frames != 1:
+            do = "export one of them"
+            raise unusable(name, "be a single picture", f"it has {frames} frames", do, error=error)
+        yield image
+
+
+def _decoded(image: ImageFile, *, name: str, error: type[DataError]) -> Image.Image:
+    """Decode and turn upright."""
+    try:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+    except _DAMAGE:
+        raise unusable(name, "be complete", "it is truncated or damaged", _AGAIN, error=error) from None
+    return image
+
+
+def _deep(image: Image.Image) -> NDArray[np.uint16]:
+    """Return 16-bit grey levels, those of the transparent level (if there is one) as 0."""
+    levels: NDArray[np.uint16] = np.array(image, dtype=np.uint16)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):
+        levels[levels == transparent] = 0
+    return levels
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Return an 8-bit grey or RGB image; whatever is transparent lies on black."""
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", over.size, (0, 0, 0, 255)), over)
+    return image.convert("L" if image.mode in {"1", "L"} else "RGB")

@@ -1,0 +1,67 @@
+"""Open one file of a data set, and refuse what cannot be an image before a byte of it is decoded."""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from mediclip.errors import DataError, ImageError
+
+MAX_BYTES: Final = 2**28
+
+
+def unusable(name: str, must: str, found: str, do: str, *, error: type[DataError] = ImageError) -> DataError:
+    """Make the one sentence that says why a file cannot be used.
+
+    Args:
+        name: What to call it, such as ``"test image 12"``; never its path.
+        must: What has to hold, after "it must".
+        found: What was found instead.
+        do: What the reader can do about it.
+        error: ``ImageError`` for images, ``MaskError`` for masks.
+
+    Returns:
+        The error, to be raised ``from None`` where the cause would print a path.
+    """
+    return error(f"Cannot use {name}: it must {must}, but {found}; {do}.")
+
+
+@contextmanager
+def opened(path: Path, *, name: str, error: type[DataError] = ImageError) -> Iterator[BinaryIO]:
+    """Open a file that is regular, not empty and no larger than the cap.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        error: What to raise.
+
+    Yields:
+        The file at its start.
+
+    Raises:
+        DataError: Of the type ``error``, if the file is missing, unreadable, empty or above ``MAX_BYTES``.
+    """
+    remove = "or take it out of the set"
+    try:
+        # Without O_NONBLOCK a named pipe would hold the run for ever.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except FileNotFoundError:
+        raise unusable(name, "exist", "its file is missing", f"restore it {remove}", error=error) from None
+    except (OSError, ValueError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else None
+        found = f"its file cannot be opened ({reason or 'unusable name'})"
+        raise unusable(name, "be readable", found, f"correct that {remove}", error=error) from None
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise unusable(name, "be a regular file", "it is not", f"replace it {remove}", error=error)
+        if status.st_size == 0:
+            found = "its file is empty"
+            raise unusable(name, "hold an image", found, f"copy it again {remove}", error=error)
+        if status.st_size > MAX_BYTES:
+            found = f"it has {status.st_size / 2**20:.0f} MiB"
+            must = f"have at most {MAX_BYTES >> 20} MiB"
+            raise unusable(name, must, found, f"export it smaller {remove}", error=error)
+        yield stream
