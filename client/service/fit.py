@@ -1,0 +1,72 @@
+"""What the ClientApp asks of a site and gets back, in NumPy and plain values: the seam for a daemon."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mediclip.model.trainables import Trainables
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """One round's work.
+
+    Attributes:
+        number: The round, from 1.
+        tensors: The global model, as it came over the network.
+        seed: The run's seed, at least 0.
+        recipe: The recipe as JSON.
+        local_steps: Optimiser steps, at least 1.
+        proximal_mu: Weight of FedProx's pull towards the global model, at least 0.
+        schema_digest: Digest of the tensors that the server expects.
+    """
+
+    number: int
+    tensors: Trainables
+    seed: int
+    recipe: str
+    local_steps: int
+    proximal_mu: float
+    schema_digest: str
+
+
+@dataclass(frozen=True)
+class FitReply:
+    """What leaves the site after a round, and nothing else.
+
+    Attributes:
+        tensors: The locally trained model.
+        examples: Number of support images.
+        metrics: Numbers that the site's settings allow.
+    """
+
+    tensors: Trainables
+    examples: int
+    metrics: dict[str, float]
+
+
+class SiteService(Protocol):
+    """A site as the ClientApp sees it, whether it lives in this process or behind a socket."""
+
+    @property
+    def name(self) -> str:
+        """What the server calls the site."""
+        ...
+
+    def schema_digest(self, recipe: str) -> str:
+        """Digest the tensors that the site would send.
+
+        Args:
+            recipe: The recipe as JSON.
+
+        Raises:
+            MediClipError: If the site cannot or will not train with it.
+        """
+        ...
+
+    def fit(self, request: FitRequest) -> FitReply:
+        """Train for one round; the same request gets the same reply.
+
+        Raises:
+            MediClipError: If the site cannot or will not.
+        """
+        ...

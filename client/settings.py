@@ -1,0 +1,82 @@
+"""What a site says about itself in ``site.toml``: its scans, its backbone and what may leave."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mediclip.config import Settings
+from mediclip.errors import SettingsError
+from mediclip.protocol import METRIC_NAMES
+
+MetricName = Literal["train_loss", "val_loss", "val_pixel_auroc"]
+
+
+class SiteSettings(Settings):
+    """Settings of one site.
+
+    Attributes:
+        name: What server and history call the site. It leaves the site: no person's or patient's name.
+        data: Data folder in any layout that :func:`mediclip.data.manifest.open_dataset` knows.
+        support: Indexes of the support images in the train split; empty to draw ``shots`` of them.
+        shots: How many support images to draw.
+        seed: Seed of that draw.
+        backbone: Backbone spec, such as ``embedded`` or ``local-dir:FOLDER``; never the server's choice.
+        backbone_sha256: Digest that the backbone must have.
+        taps: Tapped blocks, 1-based; the backbone's own default when left out.
+        recipe: The only recipe, by name or TOML file, that the site trains with; any when left out.
+        device: Torch device that trains.
+        threads: Torch threads of the site's process.
+        max_rounds: Round after which the site answers no more; no limit when left out.
+        metrics: Which numbers may leave beside the number of support images.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .-]+$")]
+    data: Path
+    support: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    shots: Annotated[int, Field(ge=1)] | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    backbone: str
+    backbone_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    taps: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    recipe: str | None = None
+    device: str = "cpu"
+    threads: Annotated[int, Field(ge=1)] = 1
+    max_rounds: Annotated[int, Field(ge=1)] | None = None
+    metrics: tuple[MetricName, ...] = METRIC_NAMES
+
+    @model_validator(mode="after")
+    def _has_one_support_set(self) -> Self:
+        if bool(self.support) == (self.shots is not None):
+            message = "name either the indexes in 'support' or the number of 'shots' to draw"
+            raise ValueError(message)
+        return self
+
+    def to_toml(self) -> str:
+        """Write the settings as :func:`load_site_settings` reads them."""
+        # A JSON string, number or array of these is also TOML.
+        values = self.model_dump(mode="json", exclude_none=True)
+        return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
+
+
+def load_site_settings(path: Path) -> SiteSettings:
+    """Read a site's settings.
+
+    Args:
+        path: TOML file; a relative ``data`` in it is taken from the file's folder.
+
+    Returns:
+        The checked settings.
+
+    Raises:
+        SettingsError: If the file cannot be read or a key is unknown, missing or out of range.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        message = f"A site's settings must be a readable TOML file. {path.name} is not; correct it."
+        raise SettingsError(message) from error
+    settings = SiteSettings.parse(values, source=path.name)
+    return settings.model_copy(update={"data": path.parent / settings.data})

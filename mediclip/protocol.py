@@ -1,0 +1,109 @@
+"""What server and site say to each other beside the tensors: record names, keys, metrics, error codes.
+
+Both sides import this page and nothing of each other. A key, metric or code that is not written here does not
+travel: the site does not send it and the server refuses it.
+"""
+
+import io
+import math
+import re
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mediclip.errors import SchemaError
+from mediclip.model.trainables import TensorSpec
+
+ARRAYS: Final = "arrays"
+CONFIG: Final = "config"
+METRICS: Final = "metrics"
+
+ROLL_CALL: Final = "roll_call"
+"""Action of the question that a server asks a node once: who are you, and do we agree?"""
+
+ROLL_CALL_KEYS: Final = frozenset({"recipe", "schema-digest"})
+PRESENT_KEYS: Final = frozenset({"site", "schema-digest", "source-digest", "error"})
+TRAIN_KEYS: Final = frozenset(
+    {"server-round", "seed", "recipe", "local-steps", "schema-digest", "proximal-mu"}
+)
+
+NUM_EXAMPLES: Final = "num-examples"
+METRIC_NAMES: Final = ("train_loss", "val_loss", "val_pixel_auroc")
+"""Every metric that a site may be allowed to send, beside the number of its support images."""
+
+# Magic, version 1.0 and header length, then the header as np.save writes it: nothing is evaluated.
+_HEADER: Final = re.compile(
+    rb"\x93NUMPY\x01\x00(?s:..)"
+    rb"\{'descr': '<f4', 'fortran_order': (?P<fortran>True|False), "
+    rb"'shape': \((?P<shape>[0-9, ]{0,200})\), \} *\n"
+)
+
+_FAILED: Final = "failed"
+SENTENCES: Final = {
+    _FAILED: "The site could not answer; its own log says why.",
+    "settings": "The site's settings do not allow or do not fit what was asked.",
+    "data": "The site cannot use its images.",
+    "manifest": "The site's data folder has no layout that can be read.",
+    "image": "One of the site's files is no usable image.",
+    "mask": "One of the site's masks does not fit its image.",
+    "support-set": "The site has fewer normal images than shots.",
+    "backbone": "The site cannot load its backbone, or it is not the expected one.",
+    "taps": "The site's tapped layers lie outside its backbone.",
+    "prompts": "The phrases or the context do not fit the site's text tower.",
+    "schema": "The site's model and the server's differ in their tensors.",
+    "checkpoint": "One of the site's files is damaged.",
+    "federation": "The site takes no part in what was asked.",
+}
+"""The only texts that leave a site in place of an exception, by the code of the error."""
+
+_FIRST_CODE: Final = 100
+ERROR_CODES: Final = {word: _FIRST_CODE + i for i, word in enumerate(SENTENCES)}
+_WORDS: Final = {code: word for word, code in ERROR_CODES.items()}
+
+
+def error_reply(word: str) -> tuple[int, str]:
+    """Return number and sentence for the code of an error; an unknown one counts as ``"failed"``."""
+    known = word if word in SENTENCES else _FAILED
+    return ERROR_CODES[known], SENTENCES[known]
+
+
+def error_word(code: int) -> str:
+    """Return the word for a number that came over the network; whatever is not ours is ``"failed"``."""
+    return _WORDS.get(code, _FAILED)
+
+
+def encode_tensor(value: NDArray[np.float32]) -> bytes:
+    """Write a tensor as NumPy's own format, without pickle."""
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def decode_tensor(spec: TensorSpec, data: bytes) -> NDArray[np.float32]:
+    """Read a tensor that came over the network, reserving no more memory than was sent.
+
+    Args:
+        spec: Name and shape that it must have.
+        data: NumPy's own format.
+
+    Returns:
+        float32 of that shape, read-only, values unchecked.
+
+    Raises:
+        SchemaError: If it is no such array, or its shape, type or length is another.
+    """
+    header = _HEADER.match(data)
+    if header is None:
+        message = f"The tensor '{spec.name}' must be a float32 NumPy array. It cannot be read; send it again."
+        raise SchemaError(message)
+    shape = tuple(int(n) for n in header["shape"].replace(b",", b" ").split())
+    body = memoryview(data)[header.end() :]
+    if shape != spec.shape or len(body) != 4 * math.prod(spec.shape):
+        message = (
+            f"The tensor '{spec.name}' must have shape {spec.shape}. Got {shape} in {len(body)} bytes; "
+            "use the same recipe, taps and backbone."
+        )
+        raise SchemaError(message)
+    order: Literal["F", "C"] = "F" if header["fortran"] == b"True" else "C"
+    return np.frombuffer(body, np.dtype("<f4")).reshape(shape, order=order)

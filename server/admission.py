@@ -1,0 +1,164 @@
+"""Every update is checked before it counts: whatever a site sends, the run goes on and the site is named."""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from numpy.typing import NDArray
+
+from mediclip.errors import SchemaError, UpdateRefusedError
+from mediclip.model.trainables import Schema, TensorSpec, Trainables
+from mediclip.protocol import ARRAYS, METRIC_NAMES, METRICS, NUM_EXAMPLES, decode_tensor, error_word
+
+NO_ANSWER: Final = "no-answer"
+NORM_HEADROOM: Final = 2.0
+_LARGEST_METRIC: Final = 1e9
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an update may be.
+
+    Attributes:
+        max_norm: Largest Euclidean norm of the difference from the global model.
+        max_examples: Most images that a site counts with.
+    """
+
+    max_norm: float
+    max_examples: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's update that counts.
+
+    Attributes:
+        site: Name of the site.
+        message: The reply, holding nothing but the checked tensors and the counted number of examples.
+        examples: Images that the site counts with.
+        claimed: Images that the site said it has.
+        metrics: Numbers that the site allowed to leave.
+        norm: Euclidean norm of the difference from the global model.
+    """
+
+    site: str
+    message: Message
+    examples: int
+    claimed: int
+    metrics: dict[str, float]
+    norm: float
+
+
+def reachable_norm(learning_rate: float, steps: int, size: int) -> float:
+    """Bound the norm of an honest update.
+
+    Adam moves each value by about the learning rate at most in a step, so ``steps`` steps move ``size``
+    values by no more than ``learning_rate · steps · √size``; the bound is twice that.
+
+    Args:
+        learning_rate: Of the sites' Adam, above 0.
+        steps: Local steps, at least 1.
+        size: Number of values.
+
+    Returns:
+        The bound, above 0.
+
+    Source: Kingma and Ba, Adam, section 2.1 (arXiv 1412.6980).
+    """
+    return NORM_HEADROOM * learning_rate * steps * math.sqrt(size)
+
+
+def admit(reply: Message, site: str, current: Trainables, schema: Schema, limits: Limits) -> Update:
+    """Check one reply to a training request.
+
+    Args:
+        reply: What came over the network; nothing about it is trusted.
+        site: Name of the site that was asked.
+        current: The global model that the site was sent.
+        schema: The tensors that must be there.
+        limits: Bounds on norm and examples.
+
+    Returns:
+        The update. More examples than allowed are capped, not refused.
+
+    Raises:
+        UpdateRefusedError: With one of the reasons ``site-<code>`` (the site answered with an error),
+            ``records``, ``names``, ``shape``, ``dtype``, ``encoding``, ``not-finite``, ``norm``,
+            ``examples``, ``metric-name`` or ``metric-value``.
+    """
+    if reply.has_error():
+        word = error_word(reply.error.code)
+        raise _refusal(site, f"site-{word}", "must hold tensors", "It holds an error")
+    arrays, numbers = _records(reply, site)
+    tensors = _tensors(arrays, site, schema)
+    norm = math.sqrt(sum(_squared_distance(tensors[name], current[name]) for name in current))
+    if norm > limits.max_norm:
+        raise _refusal(
+            site, "norm", f"must have a norm of at most {limits.max_norm:.4g}", f"It has {norm:.4g}"
+        )
+    claimed = _examples(numbers, site)
+    metrics = _metrics(numbers, site)
+    examples = min(claimed, limits.max_examples)
+    clean = RecordDict({ARRAYS: arrays, METRICS: MetricRecord({NUM_EXAMPLES: examples})})
+    reply.content = clean
+    return Update(site, reply, examples, claimed, metrics, norm)
+
+
+def _refusal(site: str, reason: str, rule: str, found: str) -> UpdateRefusedError:
+    message = f"An update {rule}. {found}; the update of {site} does not count ({reason})."
+    return UpdateRefusedError(reason, message)
+
+
+def _records(reply: Message, site: str) -> tuple[ArrayRecord, MetricRecord]:
+    arrays, metrics = reply.content.get(ARRAYS), reply.content.get(METRICS)
+    is_known = set(reply.content) == {ARRAYS, METRICS}
+    if not is_known or not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord):
+        raise _refusal(site, "records", f"must hold the records {ARRAYS} and {METRICS}", "It holds others")
+    return arrays, metrics
+
+
+def _tensors(arrays: ArrayRecord, site: str, schema: Schema) -> Trainables:
+    if set(arrays) != {spec.name for spec in schema.tensors}:
+        raise _refusal(site, "names", "must hold the tensors of the schema", "It holds others")
+    return {spec.name: _tensor(arrays[spec.name], site, spec) for spec in schema.tensors}
+
+
+def _tensor(array: Array, site: str, spec: TensorSpec) -> NDArray[np.float32]:
+    if tuple(array.shape) != spec.shape:
+        raise _refusal(site, "shape", f"must have {spec.shape} for '{spec.name}'", "It has another shape")
+    if array.dtype != "float32":
+        raise _refusal(site, "dtype", f"must be float32 in '{spec.name}'", "It is of another type")
+    try:
+        value = decode_tensor(spec, array.data)
+    except SchemaError as error:
+        raise _refusal(site, "encoding", f"must be readable in '{spec.name}'", "It is not") from error
+    if not np.isfinite(value).all():
+        raise _refusal(site, "not-finite", f"must be finite in '{spec.name}'", "It is not")
+    return value
+
+
+def _squared_distance(value: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    difference = value.astype(np.float64) - other
+    return float(np.vdot(difference, difference))
+
+
+def _examples(numbers: MetricRecord, site: str) -> int:
+    claimed = numbers.get(NUM_EXAMPLES)
+    if not isinstance(claimed, int) or claimed < 1:
+        raise _refusal(site, "examples", "must come from at least one image", "It does not say so")
+    return claimed
+
+
+def _metrics(numbers: MetricRecord, site: str) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name in sorted(set(numbers) - {NUM_EXAMPLES}):
+        value = numbers[name]
+        if name not in METRIC_NAMES:
+            allowed = ", ".join(METRIC_NAMES)
+            raise _refusal(site, "metric-name", f"may carry the metrics {allowed}", "It carries another")
+        if isinstance(value, list) or not abs(value) <= _LARGEST_METRIC:  # also false for NaN
+            raise _refusal(site, "metric-value", f"must have a finite number in '{name}'", "It has not")
+        metrics[name] = float(value)
+    return metrics

@@ -1,0 +1,104 @@
+"""A finished round as one safetensors file: trainables, optimiser state and what they belong to."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from mediclip.errors import CheckpointError, SchemaError
+from mediclip.model.trainables import Schema, Trainables, check_trainables
+from mediclip.provenance import source_digest
+from mediclip.training.checkpoint import load_tensors, save_tensors, versions
+
+FORMAT = "round/1"
+_TRAINABLE = "trainable/"
+_OPTIMISER = "optimiser/"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a round belongs to. A run goes on only from a round whose identity is its own.
+
+    Attributes:
+        schema: Digest of the tensors that travel.
+        recipe: Digest of the recipe.
+        seed: The run's seed.
+        strategy: Name of the strategy.
+        local_steps: Optimiser steps of a site in a round.
+    """
+
+    schema: str
+    recipe: str
+    seed: int
+    strategy: str
+    local_steps: int
+
+
+@dataclass(frozen=True)
+class RoundState:
+    """What the next round starts from.
+
+    Attributes:
+        number: The finished round; 0 before the first.
+        tensors: The global model.
+        optimiser: State of the server's optimiser, empty for strategies that have none.
+    """
+
+    number: int
+    tensors: Trainables
+    optimiser: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+
+def save_round(path: Path, state: RoundState, identity: RunIdentity) -> None:
+    """Write a finished round so that a crash at any moment leaves the old file or the new one.
+
+    Args:
+        path: File to replace.
+        state: What to keep.
+        identity: What it belongs to.
+    """
+    tensors: dict[str, NDArray[Any]] = {_TRAINABLE + name: value for name, value in state.tensors.items()}
+    tensors |= {_OPTIMISER + name: value for name, value in state.optimiser.items()}
+    facts = {
+        "format": FORMAT,
+        "round": state.number,
+        "identity": asdict(identity),
+        "source": source_digest(),
+        "versions": versions(),
+    }
+    save_tensors(path, tensors, facts)
+
+
+def load_round(path: Path, schema: Schema, identity: RunIdentity) -> RoundState:
+    """Read a round that this very run may go on from.
+
+    Args:
+        path: What :func:`save_round` wrote.
+        schema: The tensors that must be there.
+        identity: What the round must belong to.
+
+    Returns:
+        The finished round.
+
+    Raises:
+        CheckpointError: If the file is damaged or of another schema, recipe, seed, strategy or step count.
+    """
+    tensors, facts = load_tensors(path)
+    found = facts.get("identity", {})
+    for name, expected in asdict(identity).items():
+        if found.get(name) != expected:
+            message = (
+                f"A run can only go on from a round of the same {name.replace('_', ' ')}, "
+                f"{str(expected)[:16]}. The round in {path.name!r} has {str(found.get(name))[:16]}; "
+                "use its settings or another folder."
+            )
+            raise CheckpointError(message)
+    values = {n.removeprefix(_TRAINABLE): v for n, v in tensors.items() if n.startswith(_TRAINABLE)}
+    optimiser = {n.removeprefix(_OPTIMISER): v for n, v in tensors.items() if n.startswith(_OPTIMISER)}
+    try:
+        check_trainables(schema, values)
+    except SchemaError as error:
+        message = f"A round file must hold the schema's tensors. {path.name!r} does not; use another folder."
+        raise CheckpointError(message) from error
+    return RoundState(int(facts["round"]), {t.name: values[t.name] for t in schema.tensors}, optimiser)

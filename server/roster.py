@@ -1,0 +1,105 @@
+"""Which node is which site, and whether it agrees on model and code; each node is asked once."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.serverapp import Grid
+
+from mediclip.protocol import CONFIG, PRESENT_KEYS, ROLL_CALL, SENTENCES, error_word
+
+_LONGEST_NAME: Final = 64
+
+
+@dataclass
+class Roster:
+    """The nodes that take part, by the names that they gave.
+
+    Attributes:
+        question: What a node is asked: the recipe and the digest of the tensors that travel.
+        source: Digest of the code that must run everywhere.
+        sites: Name of each node that agreed.
+        refused: Why another node takes no part: ``site-<code>``, ``answer``, ``name``, ``schema``,
+            ``source`` or ``duplicate``, by site, or by ``node-<id>`` where the name is not known.
+    """
+
+    question: ConfigRecord
+    source: str
+    sites: dict[int, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    _asked: set[int] = field(default_factory=set)
+
+    def call(self, grid: Grid, timeout_s: float) -> None:
+        """Ask every node that has not yet answered, and forget those that are gone.
+
+        Args:
+            grid: Flower's connection to the nodes.
+            timeout_s: Longest wait for the answers in seconds.
+        """
+        online = set(grid.get_node_ids())
+        self.sites = {node: name for node, name in self.sites.items() if node in online}
+        self._asked &= online
+        content = RecordDict({CONFIG: self.question})
+        kind = f"{MessageType.QUERY}.{ROLL_CALL}"
+        questions = [Message(content, node, kind, ttl=timeout_s) for node in sorted(online - self._asked)]
+        if not questions:
+            return
+        replies = grid.send_and_receive(questions, timeout=timeout_s)
+        for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
+            node = reply.metadata.src_node_id
+            self._asked.add(node)
+            name, reason = self._judge(reply)
+            if reason:
+                self.refused[name or f"node-{node}"] = reason
+            else:
+                self.sites[node] = name
+                self.refused.pop(name, None)
+
+    def gather(self, grid: Grid, wanted: int, timeout_s: float) -> None:
+        """Wait until as many nodes as wanted have answered.
+
+        Args:
+            grid: Flower's connection to the nodes.
+            wanted: Nodes to wait for, at least 1.
+            timeout_s: Longest wait in seconds; whoever is missing then can still come in a later round.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.05
+        while True:
+            self.call(grid, max(deadline - time.monotonic(), 1.0))
+            if len(self._asked) >= wanted or time.monotonic() >= deadline:
+                return
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 3.0)
+
+    def forget_refusals(self) -> None:
+        """Ask the nodes that were refused again, next time."""
+        self._asked = set(self.sites)
+
+    def _judge(self, reply: Message) -> tuple[str, str]:
+        card, reason = _introduction(reply)
+        if reason:
+            return "", reason
+        name = card["site"]
+        if name in self.sites.values():
+            return "", "duplicate"
+        if card["error"]:
+            return name, f"site-{card['error']}"
+        if card["schema-digest"] != self.question["schema-digest"]:
+            return name, "schema"
+        return name, "" if card["source-digest"] == self.source else "source"
+
+
+def _introduction(reply: Message) -> tuple[dict[str, str], str]:
+    if reply.has_error():
+        return {}, f"site-{error_word(reply.error.code)}"
+    config = reply.content.get(CONFIG)
+    if set(reply.content) != {CONFIG} or not isinstance(config, ConfigRecord):
+        return {}, "answer"
+    card = {key: value for key, value in config.items() if isinstance(value, str)}
+    if set(config) != PRESENT_KEYS or set(card) != PRESENT_KEYS or card["error"] not in {"", *SENTENCES}:
+        return {}, "answer"
+    if not card["site"].isprintable() or not 0 < len(card["site"]) <= _LONGEST_NAME:
+        return {}, "name"
+    return card, ""

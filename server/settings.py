@@ -1,0 +1,82 @@
+"""What a run needs to know, as the flat scalars that Flower's run-config carries."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mediclip.config import Settings
+
+StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
+
+
+class RunSettings(Settings):
+    """Settings of one federated run.
+
+    Attributes:
+        out: Folder of the run: checkpoint, history and final tensors.
+        schema_file: JSON of the tensors that travel.
+        recipe_file: JSON of the recipe that the sites train with.
+        sites: How many sites are expected; the run starts without the late ones if the quorum is there.
+        quorum: How many admitted updates a round needs, at most ``sites``; 0 means all of them.
+        rounds: Last round.
+        seed: The run's seed, sent to the sites.
+        local_steps: Optimiser steps of each site in each round.
+        strategy: How updates become the next global model.
+        proximal_mu: Weight of FedProx's pull towards the global model; used by ``fedprox`` alone.
+        server_learning_rate: Step of ``fedadam``.
+        trim_fraction: Share that ``fedtrimmedavg`` cuts off at each end; below 1/n of n sites it cuts none.
+        retries: How often a round without quorum is asked again.
+        round_timeout_s: Longest wait for the sites' answers in seconds.
+        join_timeout_s: Longest wait for sites to appear in seconds.
+        max_examples: Most images that one site can count with in the average.
+        max_update_norm: Largest Euclidean norm of an update; 0 derives it from the optimiser.
+        resume: Go on from the last finished round in ``out`` if there is one.
+        sites_dir: Folder of ``site-K.toml`` for simulated nodes; read by the sites alone.
+    """
+
+    out: Path
+    schema_file: Path
+    recipe_file: Path
+    sites: Annotated[int, Field(ge=1)]
+    quorum: Annotated[int, Field(ge=0)] = 0
+    rounds: Annotated[int, Field(ge=1)] = 10
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    local_steps: Annotated[int, Field(ge=1)] = 40
+    strategy: StrategyName = "fedavg"
+    proximal_mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    server_learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2
+    trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
+    retries: Annotated[int, Field(ge=0)] = 2
+    round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    max_examples: Annotated[int, Field(ge=1)] = 64
+    max_update_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    resume: bool = False
+    sites_dir: str = ""
+
+    @model_validator(mode="after")
+    def _has_reachable_quorum(self) -> Self:
+        if self.quorum > self.sites:
+            message = f"quorum must be at most the number of sites, {self.sites}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def needed(self) -> int:
+        """Admitted updates that a round needs, at least 1."""
+        return self.quorum or self.sites
+
+    @classmethod
+    def from_run_config(cls, values: Mapping[str, Any]) -> Self:
+        """Check the scalars of Flower's run-config, whose keys have hyphens.
+
+        Raises:
+            SettingsError: If a key is unknown, missing or out of range.
+        """
+        return cls.parse({key.replace("-", "_"): value for key, value in values.items()}, source="run-config")
+
+    def to_run_config(self) -> dict[str, str | int | float | bool]:
+        """Write the settings as :meth:`from_run_config` reads them."""
+        return {key.replace("_", "-"): value for key, value in self.model_dump(mode="json").items()}
