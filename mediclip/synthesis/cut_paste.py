@@ -81,7 +81,7 @@ def look(source: Image, view: View, mask: NDArray[np.bool_]) -> Image:
     # Coefficients of the crop alone, mirrored at its edge as in the published code.
     coefficients = ndimage.spline_filter(source[view.crop], order=3, output=np.float32, mode="mirror")
     values = ndimage.map_coordinates(
-        coefficients, places, output=np.float32, order=3, mode="nearest", prefilter=False
+        coefficients, places, output=np.float32, order=3, mode="mirror", prefilter=False
     )
     clipped: Image = np.clip(values, source.min(), source.max())
     return clipped
