@@ -50,11 +50,17 @@ def open_plain_folders(directory: Path, name: str) -> Dataset:
     ill = [_sample(path, ABNORMAL, name, masks.get(key)) for key, path in abnormal.items()]
     if not ill:
         return Dataset(name, _numbered(healthy, "train"), ())
+    train, test = _split_normals(healthy)
+    return Dataset(name, _numbered(train, "train"), _numbered(test + ill, "test"))
+
+
+def _split_normals(healthy: list[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Divide by a fixed permutation, each half in the order of the whole; the first has the odd one."""
     order = generator(SPLIT_SEED, "split", "normal").permutation(len(healthy))
     pool = {int(i) for i in order[: (len(healthy) + 1) // 2]}
     train = [sample for i, sample in enumerate(healthy) if i in pool]
     test = [sample for i, sample in enumerate(healthy) if i not in pool]
-    return Dataset(name, _numbered(train, "train"), _numbered(test + ill, "test"))
+    return train, test
 
 
 def _sample(image: Path, label: int, name: str, mask: Path | None) -> Sample:
@@ -78,7 +84,7 @@ def _list_images(folder: Path) -> dict[str, Path]:
     if others:
         message = (
             f"The folder '{folder.name}' must hold nothing but PNG and JPEG images, but {others} of its "
-            f"{others + sum(map(len, found.values()))} files have another extension; convert them or move them elsewhere."
+            "files have another extension; convert them or move them elsewhere."
         )
         raise ManifestError(message)
     keys = sorted(found)

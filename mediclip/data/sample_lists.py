@@ -98,9 +98,13 @@ def _read_sample(raw: bytes, line: _Line, index: int, name: str) -> Sample:
         raise line.fault(must="be one JSON object in UTF-8", found="it is not", do="correct it")
     label, label_name = _read_label(entry, line)
     image = _inside(entry.get("filename"), line, "filename")
-    if not image.is_file():
-        do = "restore it or remove the line"
-        raise line.fault(must="name an image that exists", found="it is missing", do=do)
+    try:
+        found = None if image.is_file() else "it is missing"
+    except OSError as error:  # its own text would quote the path
+        found = f"it cannot be reached ({error.strerror})"
+    if found:
+        must, do = "name an image that exists", "restore it or remove the line"
+        raise line.fault(must=must, found=found, do=do) from None
     mask = None
     if label == ABNORMAL and entry.get("mask") is not None:
         mask = _inside(entry["mask"], line, "mask")

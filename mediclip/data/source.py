@@ -53,10 +53,11 @@ def opened(path: Path, *, name: str, error: type[DataError] = ImageError) -> Ite
         reason = fault.strerror if isinstance(fault, OSError) else None
         found = f"its file cannot be opened ({reason or 'unusable name'})"
         raise unusable(name, "be readable", found, f"correct that {remove}", error=error) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise unusable(name, "be a regular file", "it is not", f"replace it {remove}", error=error)
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(stream.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise unusable(name, "be a regular file", "it is not", f"replace it {remove}", error=error)
         if status.st_size == 0:
             found = "its file is empty"
             raise unusable(name, "hold an image", found, f"copy it again {remove}", error=error)
