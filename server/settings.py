@@ -4,9 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mediclip.config import Settings
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        message = "it must be an absolute path"
+        raise ValueError(message)
+    return path
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
 
@@ -15,7 +25,8 @@ class RunSettings(Settings):
     """Settings of one federated run.
 
     Attributes:
-        out: Folder of the run: checkpoint, history and final tensors.
+        out: Folder of the run: checkpoint, history and final tensors; absolute, as the files are, because
+            Flower starts the server in a folder of its own choice.
         schema_file: JSON of the tensors that travel.
         recipe_file: JSON of the recipe that the sites train with.
         sites: How many sites are expected; the run starts without the late ones if the quorum is there.
@@ -36,9 +47,9 @@ class RunSettings(Settings):
         sites_dir: Folder of ``site-K.toml`` for simulated nodes; read by the sites alone.
     """
 
-    out: Path
-    schema_file: Path
-    recipe_file: Path
+    out: AbsolutePath
+    schema_file: AbsolutePath
+    recipe_file: AbsolutePath
     sites: Annotated[int, Field(ge=1)]
     quorum: Annotated[int, Field(ge=0)] = 0
     rounds: Annotated[int, Field(ge=1)] = 10
