@@ -1,4 +1,4 @@
-"""Settings of the method, checked: a recipe is a TOML file, unknown keys are refused and ranges are stated."""
+"""Settings of the method: a recipe is a TOML file, unknown keys are refused and ranges are stated."""
 
 import hashlib
 import tomllib

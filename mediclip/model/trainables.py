@@ -87,13 +87,13 @@ def schema_for(shapes: BackboneShapes, taps: tuple[int, ...], prompts: PromptSet
         prompts: Phrases, context and positions.
 
     Returns:
-        For each tap ``adapter.<tap>.weight`` ``(D, C, 1, 1)`` and ``adapter.<tap>.bias`` ``(D,)``; for each
+        For each tap ``adapter.<tap>.weight`` ``(D, C)`` and ``adapter.<tap>.bias`` ``(D,)``; for each
         class and position ``prompt.<class>.<position>``, ``(phrases, n_ctx, W)`` when class-specific and
         ``(n_ctx, W)`` when shared.
     """
     tensors = []
     for tap in taps:
-        weight = (shapes.embed_dim, shapes.width, 1, 1)
+        weight = (shapes.embed_dim, shapes.width)
         tensors.append(TensorSpec(f"adapter.{tap}.weight", weight))
         tensors.append(TensorSpec(f"adapter.{tap}.bias", (shapes.embed_dim,)))
     for name in CLASSES:
@@ -114,7 +114,9 @@ def initial_trainables(schema: Schema, seed: int) -> Trainables:
         Adapters uniform in ±1/√C, as a freshly made 1×1 convolution has them, and contexts N(0, 0.02).
         Every tensor has its own stream.
     """
-    fan_in = {t.name.rsplit(".", 1)[0]: t.shape[1] for t in schema.tensors if len(t.shape) == 4}
+    fan_in = {
+        t.name.removesuffix(".weight"): t.shape[1] for t in schema.tensors if t.name.endswith(".weight")
+    }
     values: Trainables = {}
     for spec in schema.tensors:
         rng = generator(seed, "initial", spec.name)

@@ -1,0 +1,31 @@
+"""The adapter: one linear map a tapped layer, from the image tower's width to the joint embedding."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Adapter(nn.ModuleDict):
+    """Maps patch tokens of each tap into the space of the text features.
+
+    A linear map over channels is the 1×1 convolution of the published code; its weight here is ``(D, C)``.
+
+    Source: METHOD 1.3.
+    """
+
+    def __init__(self, taps: Sequence[int], width: int, embed_dim: int) -> None:
+        super().__init__({str(tap): nn.Linear(width, embed_dim) for tap in taps})
+
+    def forward(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Adapt the tokens.
+
+        Args:
+            tokens: One ``(B, h, w, C)`` tensor a tap, in the order of the taps.
+
+        Returns:
+            One ``(B, h, w, D)`` tensor a tap, each token of length 1.
+        """
+        return [
+            nn.functional.normalize(linear(t), dim=-1)
+            for linear, t in zip(self.values(), tokens, strict=True)
+        ]

@@ -1,0 +1,325 @@
+"""The frozen CLIP under a detector: any open_clip ViT, loaded from a tag, a file, a folder or this package.
+
+This is the only module that imports open_clip. A backbone is named by a *spec*:
+
+    embedded                    the compact CLIP inside this package (seeded weights, not pretrained)
+    local-dir:FOLDER            open_clip_config.json and a weights file, for machines without a network
+    NAME:TAG                    an open_clip model and pretrained tag, downloaded by open_clip
+    NAME:FILE                   an open_clip model and a checkpoint file
+    NAME:random                 the architecture with seeded random weights, for measuring speed alone
+"""
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from mediclip.errors import BackboneError, TapError
+from mediclip.model.trainables import BackboneShapes
+from mediclip.rng import generator
+
+EMBEDDED = "embedded"
+EMBEDDED_SEED = 2405_11315
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+_HASH_CHUNK = 1 << 24
+
+
+class Backbone(nn.Module):
+    """A frozen CLIP that gives patch tokens of images and features of embedded text.
+
+    Attributes:
+        spec: What it was loaded from.
+        sha256: SHA-256 of its weights and of what else decides its numbers (activation, heads, input
+            normalisation); equal for the same model from a tag, a file or a folder.
+        image_size: Side of the square input in pixels.
+        depth: Blocks of the image tower.
+        shapes: Widths that the trainables' shapes depend on.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        *,
+        spec: str,
+        mean: Sequence[float] = OPENAI_MEAN,
+        std: Sequence[float] = OPENAI_STD,
+    ) -> None:
+        super().__init__()
+        visual: Any = clip.visual
+        text: Any = clip.text if hasattr(clip, "text") else clip
+        if not isinstance(visual, VisionTransformer) or not hasattr(text, "token_embedding"):
+            message = (
+                "A backbone must be an open_clip ViT with CLIP's text transformer. "
+                f"Got {type(visual).__name__} and {type(text).__name__}; choose one such as ViT-L-14:openai."
+            )
+            raise BackboneError(message)
+        self.spec = spec
+        self.visual: VisionTransformer = visual
+        self.text = text
+        self.depth = int(visual.transformer.layers)
+        self.image_size = int(visual.image_size[0])
+        self.context_length = int(text.context_length)
+        projection = text.text_projection
+        embed_dim = projection.out_features if isinstance(projection, nn.Linear) else projection.shape[1]
+        self.shapes = BackboneShapes(
+            width=int(visual.transformer.width),
+            embed_dim=int(embed_dim),
+            text_width=int(text.token_embedding.weight.shape[1]),
+        )
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.eval()
+        self.requires_grad_(requires_grad=False)
+        self.sha256 = _digest(self)
+        self._tokenizer = SimpleTokenizer()
+
+    @property
+    def name(self) -> str:
+        """Name without any folder: safe to print and to store."""
+        kind, _, rest = self.spec.partition(":")
+        return f"{kind}:{Path(rest).name}" if rest else kind
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.mean.device
+
+    def default_taps(self) -> tuple[int, ...]:
+        """Return the published taps for this depth: a half, three quarters and the end of the tower."""
+        return tuple(sorted({max(1, math.ceil(self.depth * part)) for part in (0.5, 0.75, 1.0)}))
+
+    def check_taps(self, taps: Sequence[int]) -> tuple[int, ...]:
+        """Return the taps when they can be used.
+
+        Args:
+            taps: Block numbers, 1-based.
+
+        Raises:
+            TapError: If there is none, one stands twice or out of order, or lies outside the tower.
+        """
+        found = tuple(int(tap) for tap in taps)
+        rising = all(a < b for a, b in pairwise(found))
+        if not found or not rising or found[0] < 1 or found[-1] > self.depth:
+            message = (
+                f"Taps must be rising block numbers in [1, {self.depth}] for the backbone {self.name}. "
+                f"Got {list(found)}; choose for example {','.join(map(str, self.default_taps()))}."
+            )
+            raise TapError(message)
+        return found
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Turn grey images into what the image tower expects.
+
+        Args:
+            images: ``(B, S, S)`` in [0, 1].
+
+        Returns:
+            ``(B, 3, S, S)``: three equal channels, shifted and scaled by the backbone's mean and std.
+        """
+        grey = images.to(self.device, torch.float32).unsqueeze(1)
+        pixels: Tensor = (grey - self.mean) / self.std
+        return pixels
+
+    @torch.no_grad()
+    def patch_tokens(self, pixels: Tensor, taps: Sequence[int]) -> list[Tensor]:
+        """Encode images and take the patch tokens after the tapped blocks.
+
+        Args:
+            pixels: ``(B, 3, S, S)``, normalised.
+            taps: Block numbers, 1-based and rising.
+
+        Returns:
+            One ``(B, h, w, C)`` tensor a tap, class token dropped, before the final norm. All taps of a ViT
+            have the same grid, so the published upsampling to the largest has nothing to do.
+
+        Source: METHOD 1.2; published MediCLIP code.
+        """
+        grid = [pixels.shape[2 + i] // self.visual.patch_size[i] for i in range(2)]
+        output = self.visual.forward_intermediates(
+            pixels,
+            indices=[tap - 1 for tap in taps],
+            stop_early=True,
+            intermediates_only=True,
+            normalize_intermediates=False,
+            output_fmt="NLC",
+        )
+        return [t.unflatten(1, grid) for t in output["image_intermediates"]]
+
+    def token_ids(self, text: str) -> list[int]:
+        """Split a text into token numbers, without start and end."""
+        return list(self._tokenizer.encode(text))
+
+    @property
+    def start_and_end(self) -> tuple[int, int]:
+        """Numbers of the start and end tokens."""
+        return self._tokenizer.sot_token_id, self._tokenizer.eot_token_id
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Look up token embeddings: ``(P, T)`` numbers to ``(P, T, W)``."""
+        embedded: Tensor = self.text.token_embedding(ids)
+        return embedded
+
+    def encode_embedded_text(self, sequences: Tensor, ends: Tensor, *, causal: bool) -> Tensor:
+        """Run the text tower on embedded tokens and project the feature at each end token.
+
+        Args:
+            sequences: ``(P, T, W)`` token embeddings, positions not yet added.
+            ends: ``(P,)`` index of each end token, in [0, T).
+            causal: Whether each position sees only what stands before it, as CLIP was trained.
+
+        Returns:
+            ``(P, D)``, not normalised. Gradients flow to ``sequences``.
+        """
+        length = sequences.shape[1]
+        hidden = sequences + self.text.positional_embedding[:length]
+        mask = self.text.attn_mask[:length, :length] if causal else None
+        hidden = self.text.ln_final(self.text.transformer(hidden, attn_mask=mask))
+        at_end = hidden[torch.arange(len(ends), device=hidden.device), ends]
+        projection = self.text.text_projection
+        features: Tensor = projection(at_end) if isinstance(projection, nn.Linear) else at_end @ projection
+        return features
+
+
+def load_backbone(
+    spec: str,
+    *,
+    image_size: int | None = None,
+    expected_sha256: str | None = None,
+    device: str = "cpu",
+) -> Backbone:
+    """Load a backbone.
+
+    Args:
+        spec: ``embedded``, ``local-dir:FOLDER``, ``NAME:TAG``, ``NAME:FILE`` or ``NAME:random``.
+        image_size: Side of the input in pixels; position embeddings are resized when it differs from the
+            model's own.
+        expected_sha256: Digest that the loaded backbone must have.
+        device: Torch device name.
+
+    Returns:
+        The frozen backbone.
+
+    Raises:
+        BackboneError: If it cannot be found or loaded, is no ViT, or has another digest.
+    """
+    backbone = _embedded(image_size) if spec == EMBEDDED else _from_open_clip(spec, image_size)
+    if expected_sha256 is not None and backbone.sha256 != expected_sha256:
+        message = (
+            f"The backbone must have the SHA-256 {expected_sha256[:16]}…. {backbone.name} has "
+            f"{backbone.sha256[:16]}…; point --backbone at the weights that the model was made with."
+        )
+        raise BackboneError(message)
+    return backbone.to(device)
+
+
+def _from_open_clip(spec: str, image_size: int | None) -> Backbone:
+    name, _, source = spec.partition(":")
+    if not source:
+        message = (
+            "A backbone must be 'embedded', 'local-dir:FOLDER', 'NAME:TAG' or 'NAME:FILE'. "
+            f"Got {spec!r}; add what comes after the colon, for example ViT-L-14:openai."
+        )
+        raise BackboneError(message)
+    options: dict[str, Any] = {"force_image_size": image_size}
+    if name == "local-dir":
+        options["model_name"] = spec
+        options["require_pretrained"] = True
+    else:
+        if name not in open_clip.list_models():
+            message = (
+                f"A backbone's name must be an open_clip model. Got {name!r}; see open_clip.list_models()."
+            )
+            raise BackboneError(message)
+        options["model_name"] = name
+        options |= _weights_of(name, source)
+    try:
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(EMBEDDED_SEED)
+            clip = open_clip.create_model(**options)
+    except Exception as error:  # open_clip raises whatever its many readers raise
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        message = (
+            f"The backbone {spec!r} must be loadable by open_clip. It is not: {reason}. Correct the spec."
+        )
+        raise BackboneError(message) from error
+    config = getattr(clip.visual, "preprocess_cfg", {})
+    return Backbone(clip, spec=spec, mean=config.get("mean", OPENAI_MEAN), std=config.get("std", OPENAI_STD))
+
+
+def _weights_of(name: str, source: str) -> dict[str, Any]:
+    if source == "random":
+        return {"pretrained": None}
+    if Path(source).is_file():
+        return {"pretrained": source, "require_pretrained": True}
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if source not in tags:
+        message = (
+            f"The weights of {name} must be a file or one of the tags {', '.join(tags) or '(none)'}. "
+            f"Got {source!r}; choose one."
+        )
+        raise BackboneError(message)
+    quick = bool(open_clip.get_pretrained_cfg(name, source).get("quick_gelu", False))
+    return {"pretrained": source, "require_pretrained": True, "force_quick_gelu": quick}
+
+
+def _embedded(image_size: int | None) -> Backbone:
+    text = (resources.files("mediclip") / "model" / "embedded.json").read_text(encoding="utf-8")
+    config = json.loads(text)["model_cfg"]
+    if image_size is not None:
+        config["vision_cfg"]["image_size"] = image_size
+    with torch.random.fork_rng(devices=[]):
+        clip = CLIP(**config)
+    _fill_with_seeded_weights(clip)
+    return Backbone(clip, spec=EMBEDDED)
+
+
+def _fill_with_seeded_weights(clip: nn.Module) -> None:
+    """Draw every weight from its own named stream, so that they agree on every machine and torch version."""
+    with torch.no_grad():
+        for name, value in clip.named_parameters():
+            if value.ndim < 2:
+                is_scale = name.endswith("weight")
+                value.fill_(1.0 if is_scale else 0.0)
+                continue
+            is_embedding = name.endswith(("positional_embedding", "token_embedding.weight"))
+            std = 0.02 if is_embedding else math.prod(value.shape[1:]) ** -0.5
+            drawn = generator(EMBEDDED_SEED, "embedded", name).standard_normal(value.shape, dtype="float32")
+            value.copy_(torch.from_numpy(drawn * std))
+
+
+def _digest(backbone: Backbone) -> str:
+    facts = {
+        "activation": type(backbone.visual.transformer.resblocks[0].mlp.gelu).__name__,
+        "heads": backbone.visual.transformer.resblocks[0].attn.num_heads,
+        "image_size": backbone.image_size,
+        "mean": [round(float(v), 6) for v in backbone.mean.flatten()],
+        "std": [round(float(v), 6) for v in backbone.std.flatten()],
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    weights = {**backbone.visual.state_dict(prefix="visual."), **backbone.text.state_dict(prefix="text.")}
+    for name in sorted(weights):
+        if name.startswith(("text.visual.", "text.logit_")):
+            continue
+        value = weights[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        flat = value.numpy().reshape(-1).view("uint8")
+        for start in range(0, len(flat), _HASH_CHUNK):
+            digest.update(flat[start : start + _HASH_CHUNK].data)
+    return digest.hexdigest()

@@ -1,0 +1,128 @@
+"""The detector as one module: a frozen backbone with the adapter and prompts that train."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mediclip.config import Recipe
+from mediclip.errors import SettingsError
+from mediclip.model.adapter import Adapter
+from mediclip.model.anomaly_map import class_probabilities
+from mediclip.model.backbone import Backbone
+from mediclip.model.prompts import PromptLearner
+from mediclip.model.trainables import Trainables, check_trainables, initial_trainables, schema_for
+
+
+class MediClip(nn.Module):
+    """Few-shot anomaly detector on a frozen CLIP.
+
+    Many may be made on one backbone, which they share. Trainables are zero until :meth:`load` or
+    :meth:`initialise` is called.
+
+    Attributes:
+        recipe: How it is trained and used.
+        taps: Tapped blocks, 1-based.
+        schema: What may leave a site: exactly the tensors that :meth:`trainables` gives.
+    """
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, taps: Sequence[int] | None = None) -> None:
+        """Build the detector.
+
+        Args:
+            backbone: Frozen backbone for ``recipe.image_size``.
+            recipe: Phrases, context and text settings.
+            taps: Blocks to tap, 1-based and rising; the backbone's published taps when omitted.
+
+        Raises:
+            PromptError: If a phrase does not fit the text tower.
+            SettingsError: If the recipe's image size is not the backbone's.
+            TapError: If a tap lies outside the tower.
+        """
+        super().__init__()
+        if recipe.image_size != backbone.image_size:
+            message = (
+                f"The backbone must take images of {recipe.image_size} px, as recipe {recipe.name!r} says. "
+                f"It takes {backbone.image_size} px; load it with image_size={recipe.image_size}."
+            )
+            raise SettingsError(message)
+        self.recipe = recipe
+        self.taps = backbone.check_taps(backbone.default_taps() if taps is None else taps)
+        # In a tuple, so that the backbone is neither a submodule nor copied, counted or saved with the model.
+        self._backbone = (backbone,)
+        self.adapter = Adapter(self.taps, backbone.shapes.width, backbone.shapes.embed_dim)
+        self.prompt = PromptLearner(
+            backbone, recipe.prompts, causal=recipe.causal_text, trim=recipe.trim_text
+        )
+        self.schema = schema_for(backbone.shapes, self.taps, recipe.prompts)
+        self.to(backbone.device)
+        self._text_cache: tuple[tuple[int, ...], Tensor] | None = None
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.zero_()
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen backbone."""
+        return self._backbone[0]
+
+    def initialise(self, seed: int) -> "MediClip":
+        """Load the start values of :func:`initial_trainables` and return the network."""
+        self.load(initial_trainables(self.schema, seed))
+        return self
+
+    def trainables(self) -> Trainables:
+        """Copy the trained tensors out, in the schema's order."""
+        values = dict(self.named_parameters())
+        return {t.name: values[t.name].detach().cpu().numpy().copy() for t in self.schema.tensors}
+
+    def load(self, values: Mapping[str, NDArray[np.generic]]) -> None:
+        """Set the trained tensors.
+
+        Raises:
+            SchemaError: If they are not exactly those of the schema, or not finite. Nothing is changed then.
+        """
+        check_trainables(self.schema, values)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(values[name])))
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """Encode grey images, ``(B, S, S)`` in [0, 1], into one ``(B, h, w, C)`` tensor a tap."""
+        return self.backbone.patch_tokens(self.backbone.normalise(images), self.taps)
+
+    def text_features(self) -> Tensor:
+        """Compute the two text columns, ``(D, 2)``; computed once while no gradient is wanted."""
+        if torch.is_grad_enabled():
+            features: Tensor = self.prompt(self.backbone)
+            return features
+        # In-place updates raise a parameter's version, so the key changes with every step and load.
+        key = tuple(parameter._version for parameter in self.prompt.parameters())  # noqa: SLF001
+        if self._text_cache is None or self._text_cache[0] != key:
+            self._text_cache = (key, self.prompt(self.backbone))
+        return self._text_cache[1]
+
+    def probabilities(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Turn tokens into class probabilities, ``(B, 2, S, S)`` in [0, 1]."""
+        return class_probabilities(self.adapter(tokens), self.text_features(), self.recipe.image_size)
+
+    def anomaly_map(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Turn tokens into the probability of *abnormal*, ``(B, S, S)`` in [0, 1]."""
+        return self.probabilities(tokens)[:, 1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map grey images, ``(B, S, S)`` in [0, 1], to the probability of *abnormal*, ``(B, S, S)``."""
+        return self.anomaly_map(self.tokens(images))
+
+    def describe(self) -> dict[str, Any]:
+        """Say what the network is made of, in plain values."""
+        return {
+            "backbone": {"name": self.backbone.name, "sha256": self.backbone.sha256},
+            "taps": list(self.taps),
+            "image_size": self.recipe.image_size,
+            "schema": self.schema.digest(),
+            "trainable_values": self.schema.size(),
+        }

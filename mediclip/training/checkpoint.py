@@ -1,0 +1,198 @@
+"""The model file: one safetensors file that says what it is and notices when a byte has changed."""
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mediclip import __version__
+from mediclip.config import Recipe
+from mediclip.errors import CheckpointError
+from mediclip.model.trainables import Trainables
+
+FORMAT = 1
+_KEY = "mediclip"
+_DIGEST = "sha256"
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """What a model file holds.
+
+    Attributes:
+        tensors: The trained tensors by name.
+        recipe: The recipe that it was made with.
+        taps: Tapped blocks, 1-based.
+        backbone_spec: What the backbone was loaded from where the model was made.
+        backbone_sha256: Digest that a backbone must have to be used with it.
+        facts: Everything else that was stored: versions, preprocessing, seed and shots.
+    """
+
+    tensors: Trainables
+    recipe: Recipe
+    taps: tuple[int, ...]
+    backbone_spec: str
+    backbone_sha256: str
+    facts: dict[str, Any]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]], facts: Mapping[str, Any]) -> None:
+    """Write tensors and facts so that the file is either the old one or the whole new one.
+
+    Args:
+        path: File to write; its folder must exist.
+        tensors: Arrays by name.
+        facts: Plain values, stored as JSON in the file's metadata.
+    """
+    text = json.dumps(facts, sort_keys=True)
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    data = save(arrays, {_KEY: text, _DIGEST: _content_digest(text, arrays)})
+    write_atomically(path, data)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        Arrays by name, and the facts.
+
+    Raises:
+        CheckpointError: If the file is missing, is no such file, or has changed since it was written.
+    """
+    if not path.is_file():
+        message = f"A model file must exist. There is no file {path.name!r}; check the name."
+        raise CheckpointError(message)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            stored = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = stored[_KEY]
+        facts = json.loads(text)
+    except (SafetensorError, KeyError, ValueError, OSError, TypeError) as error:
+        message = (
+            f"A model file must be a safetensors file written by this project. {path.name!r} is not, or is "
+            "damaged; copy it again or train again."
+        )
+        raise CheckpointError(message) from error
+    if stored.get(_DIGEST) != _content_digest(text, tensors):
+        message = (
+            f"A model file must be as it was written. {path.name!r} has changed since (its SHA-256 differs); "
+            "copy it again or train again."
+        )
+        raise CheckpointError(message)
+    return tensors, facts
+
+
+def save_model(
+    path: Path,
+    tensors: Trainables,
+    *,
+    recipe: Recipe,
+    taps: tuple[int, ...],
+    backbone: Mapping[str, str],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write a model file that stands alone.
+
+    Args:
+        path: File to write; its folder must exist.
+        tensors: The trained tensors.
+        recipe: The recipe that it was made with.
+        taps: Tapped blocks.
+        backbone: ``spec`` and ``sha256`` of the backbone.
+        facts: What else to keep: preprocessing, seed, shots, steps.
+    """
+    stored = {
+        "format": FORMAT,
+        "recipe": recipe.model_dump(mode="json"),
+        "taps": list(taps),
+        "backbone": dict(backbone),
+        "versions": versions(),
+        **facts,
+    }
+    save_tensors(path, tensors, stored)
+
+
+def load_model(path: Path) -> ModelFile:
+    """Read a model file.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        Its content, checked.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, changed or of another format.
+    """
+    tensors, facts = load_tensors(path)
+    try:
+        if facts.pop("format") != FORMAT:
+            message = (
+                f"A model file must have format {FORMAT}. {path.name!r} has another; update this program."
+            )
+            raise CheckpointError(message)
+        backbone = facts.pop("backbone")
+        return ModelFile(
+            tensors=tensors,
+            recipe=Recipe.parse(facts.pop("recipe"), source=f"model file {path.name!r}"),
+            taps=tuple(facts.pop("taps")),
+            backbone_spec=backbone["spec"],
+            backbone_sha256=backbone["sha256"],
+            facts=facts,
+        )
+    except (KeyError, TypeError) as error:
+        message = f"A model file must name recipe, taps and backbone. {path.name!r} lacks one; train again."
+        raise CheckpointError(message) from error
+
+
+def versions() -> dict[str, str]:
+    """Name the versions that decide numbers, without importing anything heavy."""
+    names = ("torch", "open_clip_torch", "numpy", "flwr")
+    return {
+        "mediclip": __version__,
+        "python": platform.python_version(),
+        **{n: metadata.version(n) for n in names},
+    }
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file's content so that a crash leaves the old one or the new one, never a part.
+
+    Args:
+        path: File to write; its folder must exist.
+        data: The whole new content.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _content_digest(text: str, tensors: Mapping[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name}{value.dtype}{value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
