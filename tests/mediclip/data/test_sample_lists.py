@@ -55,6 +55,9 @@ OBJECT = "be one JSON object in UTF-8, but it is not; correct it."
 OUTSIDE = "have a {} that stays inside 'images', but it leads out of the data folder; correct it."
 NO_PATH = "have a {} in the form of a path, but it has none; correct it."
 NAMES = "have a label_name that fits its label, such as '{}', but it has another; correct one of the two."
+TOO_LONG = (
+    "name an image that exists, but it cannot be reached (File name too long); restore it or remove the line."
+)
 FAULTS = {
     "text": (b"Doe", OBJECT),
     "half an object": (b'{"filename": "Doe.png", "label":', OBJECT),
@@ -88,8 +91,7 @@ FAULTS = {
     ),
     "too long": (
         {"label": 0, "filename": "Doe" * 200 + ".png"},
-        "name an image that exists, but it cannot be reached (File name too long); "
-        "restore it or remove the line.",
+        TOO_LONG,
     ),
 }
 
@@ -115,6 +117,13 @@ def test_an_image_may_be_listed_once(write_lists: Callable):
     with pytest.raises(ManifestError) as caught:
         open_dataset(write_lists([TRAIN], [NORMAL, ILL, NORMAL]))
     assert str(caught.value) == f"Line 3 of the test list must {again.format('test')}"
+
+
+def test_an_absolute_path_is_refused_even_when_it_leads_into_the_set(write_lists: Callable):
+    root = write_lists([TRAIN], [NORMAL])
+    inside = {**NORMAL, "filename": str(root / "images" / NORMAL["filename"])}
+    with pytest.raises(ManifestError, match=r"^Line 1 of the test list must have a filename that stays"):
+        open_dataset(write_lists([TRAIN], [inside], images=False))
 
 
 def test_links_may_lead_within_the_set_and_not_out_of_it(
