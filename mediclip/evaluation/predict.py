@@ -11,13 +11,14 @@ from torch import Tensor
 
 from mediclip.data.preprocess import Preprocess, iter_images
 from mediclip.data.samples import Sample, has_masks
+from mediclip.evaluation.cases import Case, CaseGroup, choose_cases, positions_of
 from mediclip.evaluation.duplicates import CopyFilter, image_digest
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.evaluation.prediction import Prediction, Summary, pool, summarise
 from mediclip.model.anomaly_map import image_score
 from mediclip.model.network import MediClip
 
-__all__ = ["Prediction", "Summary", "pool", "predict", "summarise"]
+__all__ = ["Prediction", "Summary", "pool", "predict", "predict_cases", "summarise"]
 
 
 def predict(
@@ -125,3 +126,46 @@ class _Collector:
             self.pixel.update(maps, masks)
             if batch.unique.any():
                 self.unique_pixel.update(maps[batch.unique], masks[batch.unique])
+
+
+def predict_cases(
+    networks: Mapping[str, MediClip],
+    samples: Sequence[Sample],
+    preprocess: Preprocess,
+    prediction: Prediction,
+    *,
+    each: int = 4,
+) -> tuple[CaseGroup, ...]:
+    """Gather the scans that a report shows, with the maps of one or more detectors.
+
+    Args:
+        networks: Detectors by the name under which their maps are shown.
+        samples: The test set that ``prediction`` is about.
+        preprocess: The one that the detectors were trained with.
+        prediction: Whose scores choose the scans.
+        each: Scans for each reason, at least 1.
+
+    Returns:
+        Groups as :func:`choose_cases` orders them.
+
+    Raises:
+        ImageError: If an image cannot be used.
+        MaskError: If the samples have masks and one is missing or cannot be used.
+    """
+    choices = choose_cases(prediction.labels, prediction.scores, each=each)
+    chosen = [samples[p] for p in positions_of(choices)]
+    shown = predict(networks, chosen, preprocess, keep_maps={s.index for s in chosen})
+    with_masks = has_masks(samples)
+
+    def case(position: int) -> Case:
+        sample = samples[position]
+        return Case(
+            title=sample.title,
+            label=sample.label,
+            score=float(prediction.scores[position]),
+            image=preprocess.load_image(sample),
+            mask=preprocess.load_mask(sample) if with_masks and sample.label else None,
+            maps={name: shown[name].maps[sample.index] for name in networks},
+        )
+
+    return tuple(CaseGroup(c.title, c.note, tuple(map(case, c.positions))) for c in choices)
