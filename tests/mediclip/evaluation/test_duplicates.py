@@ -37,7 +37,6 @@ def test_exactly_the_first_of_each_unknown_image_is_new(digests, known):
 
 
 @pytest.mark.shared
-@pytest.mark.slow
 def test_the_known_copies_of_the_brain_set_are_found(shared):
     # 229 of the 252 files differ byte by byte (the set's README); two of those show the same pixels.
     dataset = open_dataset(shared / "data" / "brainmri")

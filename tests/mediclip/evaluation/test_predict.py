@@ -124,9 +124,8 @@ def test_copies_and_support_images_are_left_out_of_the_second_count(folder, dete
     normal = next(i for i, s in enumerate(samples) if s.label == 0)
     copy = next(i for i, s in enumerate(samples) if s.image.name == "9.png" and s.label == 1)
     support = [image_digest(PREPROCESS.load_image(samples[normal]))]
-    prediction = predict({"one": detector(1)}, samples, PREPROCESS, batch_size=4, support_digests=support)[
-        "one"
-    ]
+    networks = {"one": detector(1)}
+    prediction = predict(networks, samples, PREPROCESS, batch_size=4, support_digests=support)["one"]
     np.testing.assert_array_equal(np.flatnonzero(~prediction.unique), sorted([normal, copy]))
     rest = [s for i, s in enumerate(samples) if i not in {normal, copy}]
     alone = predict(networks, rest, PREPROCESS, batch_size=len(rest))["one"]
