@@ -12,7 +12,6 @@ from mediclip.errors import SchemaError, UpdateRefusedError
 from mediclip.model.trainables import Schema, TensorSpec, Trainables
 from mediclip.protocol import ARRAYS, METRIC_NAMES, METRICS, NUM_EXAMPLES, decode_tensor, error_word
 
-NO_ANSWER: Final = "no-answer"
 NORM_HEADROOM: Final = 2.0
 _LARGEST_METRIC: Final = 1e9
 

@@ -18,7 +18,7 @@ from mediclip.errors import CheckpointError, MediClipError, QuorumError, Setting
 from mediclip.model.trainables import Schema, Trainables, initial_trainables
 from mediclip.provenance import source_digest
 from mediclip.training.checkpoint import write_atomically
-from server.admission import NO_ANSWER, Limits, Update, admit, reachable_norm
+from server.admission import Limits, Update, admit, reachable_norm
 from server.aggregation import (
     aggregate,
     make_strategy,
@@ -29,7 +29,7 @@ from server.aggregation import (
 )
 from server.checkpointing import RoundState, RunIdentity, load_round, save_round
 from server.history import History
-from server.roster import Roster
+from server.roster import NO_ANSWER, Roster
 from server.settings import RunSettings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -246,7 +246,7 @@ def _no_quorum(settings: RunSettings, number: int, collected: _Collected) -> str
     return (
         f"A round must have updates of at least {settings.needed} sites. Round {number} had "
         f"{len(collected.updates)} after {collected.attempts} attempts ({reasons or 'no other site came'}); "
-        "bring the sites back and resume the run."
+        "correct that at the sites and resume the run."
     )
 
 

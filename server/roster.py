@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 
 from mediclip.protocol import CONFIG, PRESENT_KEYS, ROLL_CALL, SENTENCES, error_word
 
+NO_ANSWER: Final = "no-answer"
 _LONGEST_NAME: Final = 64
 
 
@@ -20,8 +21,8 @@ class Roster:
         question: What a node is asked: the recipe and the digest of the tensors that travel.
         source: Digest of the code that must run everywhere.
         sites: Name of each node that agreed.
-        refused: Why another node takes no part: ``site-<code>``, ``answer``, ``name``, ``schema``,
-            ``source`` or ``duplicate``, by site, or by ``node-<id>`` where the name is not known.
+        refused: Why another node takes no part: ``no-answer``, ``site-<code>``, ``answer``, ``name``,
+            ``schema``, ``source`` or ``duplicate``, by site, or by ``node-<id>`` where the name is not known.
     """
 
     question: ConfigRecord
@@ -46,9 +47,11 @@ class Roster:
         if not questions:
             return
         replies = grid.send_and_receive(questions, timeout=timeout_s)
+        self.refused |= {f"node-{question.metadata.dst_node_id}": NO_ANSWER for question in questions}
         for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
             node = reply.metadata.src_node_id
             self._asked.add(node)
+            self.refused.pop(f"node-{node}", None)
             name, reason = self._judge(reply)
             if reason:
                 self.refused[name or f"node-{node}"] = reason

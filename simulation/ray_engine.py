@@ -230,7 +230,7 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
     raise FederationError(message)
 
 
-def _stop_group(process: subprocess.Popen[bytes]) -> None:
+def _stop_group(process: subprocess.Popen[Any], *, timeout_s: float = _STOP_TIMEOUT_S) -> None:
     """End the SuperLink and what it started, politely first."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
@@ -238,6 +238,6 @@ def _stop_group(process: subprocess.Popen[bytes]) -> None:
         except ProcessLookupError:
             return
         try:
-            process.wait(_STOP_TIMEOUT_S)
+            process.wait(timeout_s)
         except subprocess.TimeoutExpired:
             continue

@@ -1,0 +1,95 @@
+"""A federation small enough to run in a moment, of real parts: the embedded backbone at 64 pixels."""
+
+import functools
+import io
+
+import numpy as np
+from flwr.app import Array
+
+from client.service.fit import FitRequest
+from client.service.site import Material, Site
+from mediclip.config import load_recipe
+from mediclip.model.backbone import load_backbone
+from mediclip.model.network import MediClip
+from mediclip.model.trainables import initial_trainables
+from mediclip.protocol import METRIC_NAMES
+from simulation.engine import Plan
+
+SIZE = 64
+SHOTS = 4
+
+
+@functools.cache
+def tiny_recipe():
+    recipe = load_recipe("default")
+    words = {"normal": ("normal",), "abnormal": ("lesion", "disease"), "n_ctx": 2}
+    return recipe.model_copy(
+        update={
+            "name": "tiny",
+            "image_size": SIZE,
+            "batch_size": 4,
+            "bank_views": 2,
+            "prompts": recipe.prompts.model_copy(update=words),
+        }
+    )
+
+
+@functools.cache
+def tiny_backbone():
+    return load_backbone("embedded", image_size=SIZE)
+
+
+@functools.cache
+def tiny_schema():
+    return MediClip(tiny_backbone(), tiny_recipe()).schema
+
+
+def tiny_tensors(seed=0):
+    return initial_trainables(tiny_schema(), seed)
+
+
+def tiny_scans(number):
+    # Smooth blobs: noise would leave the synthesis nothing to change.
+    rng = np.random.default_rng(number)
+    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    centre = rng.uniform(0.3, 0.7, (SHOTS, 2, 1, 1))
+    distance = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2
+    return np.exp(-8 * distance).astype(np.float32)
+
+
+def tiny_site(number, *, scans=None, **options):
+    support = tiny_scans(number) if scans is None else scans
+    return Site(f"site-{number}", lambda _: Material(tiny_backbone(), support), **options)
+
+
+def tiny_request(number=1, **changes):
+    values = {
+        "number": number,
+        "tensors": tiny_tensors(),
+        "seed": 7,
+        "recipe": tiny_recipe().model_dump_json(),
+        "local_steps": 2,
+        "proximal_mu": 0.0,
+        "schema_digest": tiny_schema().digest(),
+    }
+    return FitRequest(**{**values, **changes})
+
+
+def tiny_plan(out, **changes):
+    values = {"rounds": 2, "seed": 7, "local_steps": 2, "retries": 0, "join_timeout_s": 5.0}
+    return Plan(out=out, schema=tiny_schema(), recipe=tiny_recipe(), **{**values, **changes})
+
+
+def forged_array(value):
+    """Pack any array for a message, whatever its type."""
+    buffer = io.BytesIO()
+    np.save(buffer, value, allow_pickle=False)
+    return Array(str(value.dtype), tuple(value.shape), "numpy.ndarray", buffer.getvalue())
+
+
+def largest_difference(first, second):
+    assert first.keys() == second.keys()
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
+
+
+ALL_METRICS = set(METRIC_NAMES)
