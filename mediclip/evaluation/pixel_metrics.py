@@ -1,7 +1,7 @@
 """Pixel metrics that stream: any number of images in the memory of three histograms.
 
 With 65,536 bins of 8 bytes the three take 1.5 MiB, whatever the number of images, pixels or lesions; while a
-batch is counted, about 40 bytes for each of its pixels come on top.
+batch is counted, at most about 40 bytes for each of its pixels come on top.
 """
 
 from typing import Final

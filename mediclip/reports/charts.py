@@ -88,8 +88,8 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: 
     """Draw values over rounds or steps.
 
     Args:
-        series: Points (x, y) by the name in the legend, at least one finite point in all. A value that is
-            not finite breaks its line.
+        series: Points (x, y) by the name in the legend, at least one finite point in all; x is a whole
+            number. A value that is not finite breaks its line.
         x_label: What x is.
         y_label: What y is.
 
@@ -104,7 +104,8 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: 
         _padded(min(ys), max(ys)),
         x_label,
         y_label,
-        legend=list(series) * (len(series) > 1),
+        legend=list(series) if len(series) > 1 else [],
+        has_whole_x=True,
     )
     for i, (name, parts) in enumerate(runs.items()):
         for part in parts:

@@ -154,7 +154,7 @@ class _Grid:
         return Table(
             f"Image AUROC, {self.set_name}",
             "The chance that an abnormal scan scores above a normal one; 0.5 is a coin.",
-            columns=["", "mean of sites", *self.sites, "pooled"],
+            columns=["", "mean of sites", "pooled", *self.sites],
             rows=[self._row(m) for m in self.summaries],
             legend=(
                 "Small numbers: 95 % of bootstrap draws of test scans. Pooled: the test scans of all sites "
@@ -191,7 +191,7 @@ class _Grid:
     def _row(self, method: str) -> Row:
         below = method == "federated" and _is_below(self.mean(method), self.mean("local"))
         cells: list[Cell] = [method, Measure(self.mean(method), is_flagged=below)]
-        for site in (*self.sites, ALL_SITES):
+        for site in (ALL_SITES, *self.sites):
             summary = self.summaries[method].get(site)
             flag = self.is_below_local(method, site)
             cells.append(None if summary is None else measure(summary, "image_auroc", is_flagged=flag))

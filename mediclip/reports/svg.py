@@ -29,6 +29,7 @@ class Frame:
         legend: Names of the series in the order of their colours.
         plot_height: Height between the axes.
         left: Room for the names or numbers at the left.
+        has_whole_x: Whether x counts something, so that only whole numbers are written at its axis.
         parts: SVG drawn so far.
     """
 
@@ -39,6 +40,7 @@ class Frame:
     legend: Sequence[str] = ()
     plot_height: int = 230
     left: int = 58
+    has_whole_x: bool = False
     parts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -100,7 +102,7 @@ class Frame:
     def _draw_grid(self) -> list[str]:
         middle = (self.left + _RIGHT) / 2
         parts = [_text("label", f'x="{middle}" y="{self._bottom + 38}"', self.x_label)]
-        for tick in nice_ticks(*self.x_range):
+        for tick in nice_ticks(*self.x_range, least_step=1.0 if self.has_whole_x else 0.0):
             x = self.x(tick)
             parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{self._top}" y2="{self._bottom}"/>')
             parts.append(_text("tick", f'x="{x}" y="{self._bottom + 18}"', f"{tick:.6g}"))
@@ -122,18 +124,19 @@ class Frame:
         ]
 
 
-def nice_ticks(low: float, high: float, *, count: int = 5) -> list[float]:
+def nice_ticks(low: float, high: float, *, count: int = 5, least_step: float = 0.0) -> list[float]:
     """Choose round numbers that lie in a range.
 
     Args:
         low: Left end.
         high: Right end, above ``low``.
         count: How many steps at most, at least 1.
+        least_step: Smallest distance of two ticks; 1 for what is counted.
 
     Returns:
         Rising multiples of 1, 2 or 5 times a power of ten in [``low``, ``high``].
     """
-    least = (high - low) / count * (1 - 1e-9)
+    least = max((high - low) / count, least_step) * (1 - 1e-9)
     power = 10.0 ** math.floor(math.log10(least))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= least)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)

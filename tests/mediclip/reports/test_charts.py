@@ -118,6 +118,13 @@ def test_line_charts_of_any_values_and_names_stay_inside(series):
     assert len({id(e) for e in root.iter("polyline")}) == len(series)
 
 
+@pytest.mark.parametrize(("rounds", "written"), [(1, ["1"]), (2, ["1", "2"]), (3, ["1", "2", "3"])])
+def test_rounds_are_counted_in_whole_numbers(rounds, written):
+    points = [(i, 0.5) for i in range(1, rounds + 1)]
+    root = parse(line_chart({"loss": points}, x_label="round", y_label="loss"))
+    assert [e.text for e in root.iter("text") if e.get("class") == "tick"] == written
+
+
 def test_long_series_are_drawn_without_marks():
     root = parse(line_chart({"loss": [(i, 1 / (i + 1)) for i in range(400)]}, x_label="step", y_label="loss"))
     assert not list(root.iter("circle"))
