@@ -103,6 +103,18 @@ class _Link:
                 [_script("flwr"), *arguments], cwd=self.root, env=self.environment, stdout=log, stderr=log
             )
 
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a server of Flower's in a process group of its own, its output going to ``NAME.out``."""
+        with (self.home / f"{name}.out").open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter's scripts, no shell
+                [_script(name), *arguments],
+                cwd=self.root,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
     def list_runs(self) -> list[dict[str, Any]]:
         """Ask for the runs as Flower sees them."""
         answer = subprocess.run(  # noqa: S603 - our own interpreter's scripts, no shell
@@ -135,17 +147,26 @@ def _superlink(home: Path) -> Iterator[_Link]:
         f'[superlink.{CONNECTION}]\naddress = "{address}"\ninsecure = true\n',
         encoding="utf-8",
     )
-    command = [_script("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--log-file", str(home / "superlink.log")]
-    with (home / "superlink.out").open("ab") as log:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter's scripts, no shell
-            command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
+    link = _Link(home, environment, root)
+    superlink = link.start(
+        "flower-superlink",
+        *("--insecure", "--simulation", "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)),
+        *("--log-file", str(home / "superlink.log")),
+    )
+    started = [superlink]
     try:
-        _wait_until_listening(process, port)
-        yield _Link(home, environment, root)
+        _wait_until_listening(superlink, port)
+        # Started by the SuperLink it would be beyond our reach, with Ray and its workers below it.
+        started += [
+            link.start(
+                "flower-superexec",
+                *("--insecure", "--runtime-api-address", address, "--parent-pid", str(os.getpid())),
+            )
+        ]
+        yield link
     finally:
-        _stop_group(process)
+        for process in reversed(started):
+            _stop_group(process)
 
 
 def _run(link: _Link, settings: RunSettings, sites: int, cpus: int, watch: RoundWatch) -> str:
@@ -226,7 +247,9 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(_LOOK_EVERY_S)
-    message = "Flower's SuperLink must start. It did not; read flower/superlink.out in the run's folder."
+    message = (
+        "Flower's SuperLink must start. It did not; read flower/flower-superlink.out in the run's folder."
+    )
     raise FederationError(message)
 
 

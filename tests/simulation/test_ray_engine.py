@@ -66,6 +66,16 @@ def test_ray_gives_the_tensors_of_the_in_process_engine_and_leaves_nothing_runni
     assert processes_of(tmp_path / "ray") == []
 
 
+@pytest.mark.slow
+def test_an_interrupted_run_leaves_none_of_flowers_servers_behind(tmp_path):
+    home = tmp_path / "flower"
+    with pytest.raises(KeyboardInterrupt), ray_engine._superlink(home) as link:
+        assert link.list_runs() == []
+        assert len(processes_of(home)) >= 2
+        raise KeyboardInterrupt
+    assert processes_of(home) == []
+
+
 def write_outcome(out, **values):
     out.mkdir(exist_ok=True)
     (out / OUTCOME).write_text(json.dumps(values))
@@ -116,7 +126,7 @@ def test_an_earlier_run_is_left_as_it_is(tmp_path):
 def test_a_superlink_that_does_not_start_is_an_error_that_names_its_log():
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    with pytest.raises(FederationError, match=r"SuperLink must start.*superlink\.out"):
+    with pytest.raises(FederationError, match=r"SuperLink must start.*flower-superlink\.out"):
         ray_engine._wait_until_listening(ended, ray_engine._free_port())
 
 
