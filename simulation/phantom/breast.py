@@ -23,7 +23,7 @@ from simulation.phantom.fields import (
 )
 from simulation.phantom.scanner import Scanner
 
-_DYNAMIC_RANGE_DB = 60.0
+_DYNAMIC_RANGE_DB = 57.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Breast:
         frame: The image's coordinates; the probe lies along its upper edge.
         echo_db: ``(S, S)`` echogenicity in decibels below the brightest.
         shadow_db: ``(S, S)`` what the tissue above takes from the echo at each place, in decibels.
-        gland: ``(S, S)`` signed distance from the layer that lesions grow in, positive inside.
+        gland: ``(S, S)`` room for a finding in body units, positive in gland that the beam still reaches.
     """
 
     frame: Frame
@@ -83,21 +83,21 @@ def draw_breast(rng: np.random.Generator, size: int, scanner: Scanner) -> Breast
     chest_wall = _boundary(rng, frame, between(rng, 0.82, 1.3), 0.08, 2)
     fatty = rng.random()
 
-    fat = -34 + 3.0 * _streaks(rng, size)
+    fat = -34 + 4.0 * _streaks(rng, size)
     septa = _strands(smooth_noise(rng, size, 3, 8) + 0.25 * smooth_noise(rng, size, 8, 16), 0.013, pixel)
-    fat = fat + 18 * septa * np.clip(smooth_noise(rng, size, 5) + 0.7, 0, 1.2)
+    fat = fat + 21 * septa * np.clip(smooth_noise(rng, size, 5) + 0.7, 0, 1.2)
 
     lobules = fractal_noise(rng, size, 8, 3, gain=0.8, stretch=1.6)
     ducts = coverage(lobules - between(rng, 0.3, 0.9), 0.9)
-    gland = -20 + 4.0 * _streaks(rng, size) - (5 + 11 * fatty) * ducts
+    gland = -17 + 5.0 * _streaks(rng, size) - (5 + 11 * fatty) * ducts
     fibres = _strands(smooth_noise(rng, size, 4, 16) + 0.4 * smooth_noise(rng, size, 10, 20), 0.011, pixel)
-    gland = gland + 11 * fibres * np.clip(smooth_noise(rng, size, 5) + 0.3 + 0.6 * fatty, 0, 1.2)
+    gland = gland + 13 * fibres * np.clip(smooth_noise(rng, size, 5) + 0.3 + 0.6 * fatty, 0, 1.2)
 
-    behind = -35 + 4.0 * _streaks(rng, size)
+    behind = -35 + 5.0 * _streaks(rng, size)
     sheets = _strands(smooth_noise(rng, size, 2, 12) + 0.2 * smooth_noise(rng, size, 8, 16), 0.011, pixel)
     behind = behind + 14 * sheets * np.clip(smooth_noise(rng, size, 4) + 0.6, 0, 1)
     grain = smooth_noise(rng, size, 2, 24) + 0.25 * smooth_noise(rng, size, 8, 24)
-    striae = -39 + 3.0 * _streaks(rng, size)
+    striae = -38 + 4.5 * _streaks(rng, size)
     striae = striae + 15 * _strands(grain, 0.011, pixel) * np.clip(smooth_noise(rng, size, 4) + 0.6, 0, 1)
 
     echo = blend(fat, gland, coverage(fat_end + 0.06 * lobules, 0.05))
@@ -112,9 +112,9 @@ def draw_breast(rng: np.random.Generator, size: int, scanner: Scanner) -> Breast
     echo = blend(gel, echo, coverage(skin, 0.025))
 
     depth = 0.5 * (frame.y + 1)
-    shadow = between(rng, 2, 38) * np.clip(depth - 0.2, 0, None) ** 1.4
+    shadow = between(rng, 8, 42) * np.clip(depth - 0.1, 0, None) ** 1.2
     shadow = shadow + _columns(rng, frame)
-    layer = np.minimum(fat_end + 0.1, 0.45 - frame.y)
+    layer = np.minimum(np.minimum(fat_end + 0.1, 0.05 - gland_end), (14 - shadow) / 40)
     return Breast(frame, echo.astype(np.float32), shadow.astype(np.float32), layer)
 
 
@@ -217,10 +217,10 @@ def _speckle(rng: np.random.Generator, size: int, sharpness: float, looks: int =
 def scan_breast(breast: Breast, scanner: Scanner, rng: np.random.Generator) -> Field:
     """Take the image: speckle, attenuation, electronic noise that grows with the gain, log compression."""
     size = breast.frame.size
-    gain = 24 * np.log10(scanner.shading(rng, size)) + rng.normal(0, 2.0)
+    gain = 24 * np.log10(scanner.shading(rng, size)) + rng.normal(-3, 2.5)
     level = breast.echo_db - breast.shadow_db + gain
     amplitude = _speckle(rng, size, 0.8 + 0.4 * scanner.blur) * np.power(np.float32(10), level / 20)
-    floor = np.float32(0.001 * scanner.noise) * _speckle(rng, size, 0.8, looks=1)
+    floor = np.float32(0.0008 * scanner.noise) * _speckle(rng, size, 0.8, looks=2)
     floor *= 1 + 2 * np.linspace(0, 1, size, dtype=np.float32)[:, None]
     decibel = 20 * np.log10(amplitude + floor + np.float32(1e-4))
     return scanner.tone(1 + decibel / np.float32(_DYNAMIC_RANGE_DB))

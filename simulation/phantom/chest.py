@@ -99,7 +99,7 @@ class _Build:
             domes=(right, right + between(rng, 0.0, 0.1)),
             shoulder=between(rng, -0.9, -0.72),
             fat=between(rng, 0.1, 0.24),
-            aeration=between(rng, 0.36, 0.5),
+            aeration=between(rng, 0.28, 0.46),
             heart=between(rng, 0.3, 0.44),
         )
 
