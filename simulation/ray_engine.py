@@ -26,7 +26,7 @@ from mediclip.errors import (
 )
 from server.app import HISTORY, OUTCOME
 from server.settings import RunSettings
-from simulation.engine import FederatedResult, OnEvent, Plan, RoundWatch, read_result
+from simulation.plan import FederatedResult, OnEvent, Plan, RoundWatch, read_result
 
 CONNECTION: Final = "simulation"
 _START_TIMEOUT_S: Final = 60.0

@@ -13,7 +13,7 @@ from mediclip.model.backbone import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import initial_trainables
 from mediclip.protocol import METRIC_NAMES
-from simulation.engine import Plan
+from simulation.plan import Plan
 
 SIZE = 64
 SHOTS = 4

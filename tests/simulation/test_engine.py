@@ -18,7 +18,8 @@ from mediclip.protocol import (
     TRAIN_KEYS,
 )
 from server.settings import RunSettings
-from simulation.engine import Event, InProcessGrid, read_result, run_in_process
+from simulation.engine import InProcessGrid, run_in_process
+from simulation.plan import Event, read_result
 from tests.tiny import SHOTS, largest_difference, tiny_plan, tiny_schema, tiny_site
 
 STRATEGIES = RunSettings.model_fields["strategy"].annotation.__args__
@@ -170,6 +171,13 @@ def test_two_sites_of_one_name_are_refused_and_neither_stays(tmp_path):
     with pytest.raises(SettingsError, match="'site-0' is served already"):
         run(tmp_path, sites=[tiny_site(0), tiny_site(0)])
     run(tmp_path, sites=[tiny_site(0)])
+
+
+def test_the_traffic_of_a_round_is_the_mean_over_rounds_of_all_sites_together(tmp_path):
+    result = run(tmp_path, rounds=2)
+    ups = [entry["bytes_up"] for entry in result.history]
+    assert result.bytes_up_per_round == sum(ups) / 2
+    assert result.bytes_down_per_round > result.bytes_up_per_round > 3 * 4 * tiny_schema().size()
 
 
 def test_a_plan_out_of_range_is_refused_before_anything_is_written(tmp_path):

@@ -69,10 +69,15 @@ def test_ray_gives_the_tensors_of_the_in_process_engine_and_leaves_nothing_runni
 @pytest.mark.slow
 def test_an_interrupted_run_leaves_none_of_flowers_servers_behind(tmp_path):
     home = tmp_path / "flower"
-    with pytest.raises(KeyboardInterrupt), ray_engine._superlink(home) as link:
-        assert link.list_runs() == []
-        assert len(processes_of(home)) >= 2
-        raise KeyboardInterrupt
+
+    def interrupted():
+        with ray_engine._superlink(home) as link:
+            assert link.list_runs() == []
+            assert len(processes_of(home)) >= 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert processes_of(home) == []
 
 
