@@ -92,7 +92,8 @@ def read_mask(path: Path, *, name: str) -> NDArray[np.bool_]:
         name: What messages call it, such as ``"the mask of test image 12"``.
 
     Returns:
-        ``(H, W)``, upright: True wherever any channel is not 0 (after palettes; transparent is 0).
+        ``(H, W)``, upright: True wherever any channel is not 0 (after palettes; transparent is 0). A JPEG
+        mask is cut at half its range instead: its compression leaves specks around every edge.
 
     Raises:
         MaskError: If the file cannot be used, for the reasons of :func:`read_grey`, or has 16-bit colour,
@@ -106,7 +107,8 @@ def read_mask(path: Path, *, name: str) -> NDArray[np.bool_]:
         if upright.mode == "I;16":
             return np.not_equal(_deep(upright), 0)
         pixels = np.atleast_3d(np.asarray(_flat(upright)))
-        mask: NDArray[np.bool_] = np.any(pixels != 0, axis=2)
+        floor = 127 if image.format == "JPEG" else 0
+        mask: NDArray[np.bool_] = np.any(pixels > floor, axis=2)
         return mask
 
 

@@ -1,0 +1,118 @@
+"""``mediclip evaluate``: what a model is worth on a test set."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mediclip.cli import console, options
+
+if TYPE_CHECKING:
+    from mediclip.evaluation.prediction import Prediction, Summary
+
+
+def evaluate(
+    *,
+    model: options.Model,
+    data: options.Data,
+    out: options.Out,
+    backbone: options.OtherBackbone = None,
+    device: options.Device = "cpu",
+    as_json: options.Json = False,
+) -> None:
+    """Test a model; writes OUT/metrics.json, scores.jsonl, report.html and overlays.
+
+    Example:  mediclip evaluate --model runs/brain/model.safetensors --data brainmri --out runs/brain
+    """
+    from mediclip.cli.loading import load_detector
+    from mediclip.data.manifest import open_dataset
+    from mediclip.data.preprocess import load_images
+    from mediclip.errors import ManifestError
+    from mediclip.evaluation.duplicates import image_digest
+    from mediclip.evaluation.predict import predict, predict_cases, summarise
+    from mediclip.reports.evaluation_report import write_evaluation_page
+    from mediclip.reports.figures import display_range, overlay
+    from mediclip.training.checkpoint import versions, write_atomically
+
+    detector = load_detector(model, backbone=backbone, device=device)
+    network, preprocess, facts = detector.network, detector.preprocess, detector.file.facts
+    dataset = open_dataset(data)
+    if not dataset.test:
+        message = (
+            f"The set {dataset.name!r} must have test images. It has none; add abnormal/ or a test list."
+        )
+        raise ManifestError(message)
+    known = [image_digest(image) for image in load_images(dataset.train, preprocess)]
+    with console.progress("Scoring", quiet=as_json) as bar:
+        (prediction,) = predict(
+            {"detector": network}, dataset.test, preprocess, support_digests=known, on_batch=bar
+        ).values()
+    summary = summarise(prediction, seed=int(facts.get("seed", 0)))
+    groups = predict_cases({"detector": network}, dataset.test, preprocess, prediction)
+
+    folder = console.make_folder(out)
+    described = {
+        "set": dataset.name,
+        "model": str(model),
+        "recipe": detector.file.recipe.name,
+        "shots": facts.get("shots"),
+        "seed": facts.get("seed"),
+        "steps": facts.get("steps"),
+        "backbone": network.backbone.name,
+        "backbone_sha256": network.backbone.sha256,
+        "taps": list(network.taps),
+        "versions": versions(),
+    }
+    cases = [case for group in groups for case in group.cases]
+    maps = [one for case in cases for one in case.maps.values()]
+    value_range = display_range(maps)
+    pictures = console.make_folder(folder / "overlays")
+    for case in cases:
+        picture = overlay(case.image, case.maps["detector"], case.mask, value_range=value_range, scale=2)
+        picture.save(pictures / f"{case.title.replace(' ', '-')}.png")
+    rows = [
+        json.dumps({"index": i, "score": round(float(s), 6), "label": int(y)})
+        for i, (s, y) in enumerate(zip(prediction.scores, prediction.labels, strict=True))
+    ]
+    write_atomically(folder / "scores.jsonl", ("\n".join(rows) + "\n").encode())
+    write_evaluation_page(
+        folder / "report.html",
+        title=f"{dataset.name}: {facts.get('shots')} normal scans, recipe {detector.file.recipe.name}",
+        summary=summary,
+        prediction=prediction,
+        groups=groups,
+        command=console.command_line(),
+        facts={key: str(value) for key, value in described.items() if key != "versions"}
+        | {f"version of {name}": version for name, version in versions().items()},
+    )
+    metrics = {"schema": 1, **summary, **described}
+    write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2).encode())
+    if as_json:
+        console.print_json(metrics)
+        return
+    _print(summary, prediction, folder, dataset.name)
+
+
+def _print(summary: "Summary", prediction: "Prediction", folder: Path, name: str) -> None:
+    rest = summary["deduplicated"]
+    names = {
+        "image_auroc": "image AUROC",
+        "image_ap": "image average precision",
+        "sensitivity_at_95_specificity": "sensitivity at 95 % specificity",
+        "pixel_auroc": "pixel AUROC",
+        "aupro": "AUPRO (FPR up to 30 %)",
+        "best_dice": "best Dice",
+    }
+    rows = []
+    for key, title in names.items():
+        cells = []
+        for metrics in (summary, rest):
+            plain = dict(metrics)
+            cells.append(console.figure(plain[key], plain.get(f"{key}_interval")))  # type: ignore[arg-type]
+        rows.append([title, *cells])
+    copies = int((~prediction.unique).sum())
+    console.print_table(
+        {"": "left", "all": "right", f"without {copies} copies": "right"},
+        rows,
+        title=f"{name}: {summary['n_normal']} normal and {summary['n_abnormal']} abnormal test images",
+    )
+    console.out.print(f"Report: {folder / 'report.html'}", soft_wrap=True)

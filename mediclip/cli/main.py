@@ -1,0 +1,66 @@
+"""The program ``mediclip``: its own commands, and those of the other packages, found by name."""
+
+import importlib
+import importlib.util
+from typing import Annotated
+
+import typer
+
+from mediclip import __version__, bundle
+from mediclip.cli import console, evaluate, inspect, score, train, verify
+from mediclip.errors import FederationError, MediClipError
+
+_GROUPS = {"simulate": "simulation.cli", "client": "client.cli", "server": "server.cli"}
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        console.out.print(f"mediclip {__version__}")
+        raise typer.Exit
+
+
+def _start(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=lambda value: _show_version(wanted=value), is_eager=True)
+    ] = False,
+) -> None:
+    """Few-shot anomaly detection in medical images, alone or federated. Research use only."""
+
+
+def build() -> typer.Typer:
+    """Put the command line together.
+
+    Returns:
+        The application; groups of packages that are not installed are left out.
+    """
+    app = typer.Typer(
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        epilog="Start with:  mediclip simulate demo --out demo",
+    )
+    app.callback()(_start)
+    app.command("train")(train.train)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("score")(score.score)
+    app.command("inspect")(inspect.inspect)
+    app.command("verify")(verify.verify)
+    try:
+        bundle.put_first_on_path()
+    except FederationError:
+        return app  # the library alone, without the application
+    for name, module in _GROUPS.items():
+        package = module.partition(".")[0]
+        if importlib.util.find_spec(package) and importlib.util.find_spec(module):
+            app.add_typer(importlib.import_module(module).app, name=name)
+    return app
+
+
+def main() -> None:
+    """Run ``mediclip``; an error of this project becomes one sentence and its exit code."""
+    try:
+        build()()
+    except MediClipError as error:
+        console.fail(error)
