@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -58,9 +59,15 @@ def build() -> typer.Typer:
     return app
 
 
-def main() -> None:
-    """Run ``mediclip``; an error of this project becomes one sentence and its exit code."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``mediclip``.
+
+    An error of this project becomes one sentence on standard error and its exit code.
+
+    Args:
+        arguments: What stands after the program's name; the process's own when omitted.
+    """
     try:
-        build()()
+        build()(args=arguments)
     except MediClipError as error:
         console.fail(error)
