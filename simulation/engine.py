@@ -23,6 +23,7 @@ from client.service.registry import SITE, serve, withdraw
 from mediclip.protocol import CONFIG, METRICS, NUM_EXAMPLES
 from server.app import HISTORY, app as server_app
 from simulation.plan import Event, FederatedResult, OnEvent, Plan, RoundWatch, read_result
+from simulation.threads import one_torch_thread
 
 _RUN_ID = 1
 _SERVER_NODE = 1
@@ -72,7 +73,7 @@ def run_in_process(
         for site in sites:
             serve(site.name, site)
             stack.callback(withdraw, site.name)
-        stack.enter_context(_one_torch_thread())
+        stack.enter_context(one_torch_thread())
         stack.enter_context(_quiet_flower())
         watch = RoundWatch(settings.out / HISTORY, on_event, after=finished)
         grid = InProcessGrid(
@@ -238,18 +239,6 @@ def _identify() -> None:
     # A Message takes its sender from here; under SuperLink and Ray, Flower sets it.
     TaskIdentity.task_id = TaskIdentity.run_id = _RUN_ID
     TaskIdentity.node_id = _SERVER_NODE
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    import torch  # noqa: PLC0415 - the command line imports this module and must start at once
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

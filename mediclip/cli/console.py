@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mediclip.errors import MediClipError, SettingsError
@@ -38,6 +38,24 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[..., None]
     Yields:
         A function of things done, things in all and, if wanted, a note such as the current loss.
     """
+    with phases(quiet=quiet) as on_phase:
+
+        def update(done: int, total: int, note: str = "") -> None:
+            on_phase(title, done, total, note)
+
+        yield update
+
+
+@contextmanager
+def phases(*, quiet: bool = False) -> Iterator[Callable[[str, int, int, str], None]]:
+    """Show a progress bar for each phase of a longer run, on standard error.
+
+    Args:
+        quiet: Whether to show nothing, as for ``--json``.
+
+    Yields:
+        A function of the phase's name, things done and in all, and a note.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -45,11 +63,13 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Callable[..., None]
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", style="dim"),
     )
-    with Progress(*columns, console=err, disable=quiet, transient=False) as bar:
-        task = bar.add_task(title, total=None, note="")
+    with Progress(*columns, console=err, disable=quiet) as bar:
+        tasks: dict[str, TaskID] = {}
 
-        def update(done: int, total: int, note: str = "") -> None:
-            bar.update(task, completed=done, total=total, note=note)
+        def update(phase: str, done: int, total: int, note: str) -> None:
+            if phase not in tasks:
+                tasks[phase] = bar.add_task(phase, total=total, note=note)
+            bar.update(tasks[phase], completed=done, total=total, note=note)
 
         yield update
 

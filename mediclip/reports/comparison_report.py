@@ -50,7 +50,7 @@ class MethodResult:
 
     Attributes:
         method: A key of :data:`METHOD_TITLES`, or another name.
-        site: Name of the site, or ``"all"`` for its test scans pooled with those of the others.
+        site: Name of the site, or ``"all"`` for the whole set; of local models their mean.
         set_name: Name of the data set.
         summary: From ``summarise``.
     """
@@ -154,11 +154,11 @@ class _Grid:
         return Table(
             f"Image AUROC, {self.set_name}",
             "The chance that an abnormal scan scores above a normal one; 0.5 is a coin.",
-            columns=["", "mean of sites", "pooled", *self.sites],
+            columns=["", "mean of sites", *self.sites],
             rows=[self._row(m) for m in self.summaries],
             legend=(
-                "Small numbers: 95 % of bootstrap draws of test scans. Pooled: the test scans of all sites "
-                "ranked in one list. ▼ below the same site alone."
+                "Small numbers: 95 % of bootstrap draws of test scans. All sites are tested on the same "
+                "scans. ▼ below the same site alone."
             ),
         )
 
@@ -178,7 +178,7 @@ class _Grid:
         ]
         return Table(
             f"All metrics, {self.set_name}",
-            "Over the test scans of all sites together.",
+            "Over all test scans of the set; for local the mean over the sites' own models.",
             columns=["", *pooled, "what it says"],
             rows=[*plain, *rest, *counts],
             legend=(
@@ -191,7 +191,7 @@ class _Grid:
     def _row(self, method: str) -> Row:
         below = method == "federated" and _is_below(self.mean(method), self.mean("local"))
         cells: list[Cell] = [method, Measure(self.mean(method), is_flagged=below)]
-        for site in (ALL_SITES, *self.sites):
+        for site in self.sites:
             summary = self.summaries[method].get(site)
             flag = self.is_below_local(method, site)
             cells.append(None if summary is None else measure(summary, "image_auroc", is_flagged=flag))

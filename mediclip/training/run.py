@@ -123,7 +123,7 @@ def write_run(folder: Path, trained: TrainedDetector, *, config: dict[str, Any],
     write_atomically(folder / "config.json", json.dumps(described, indent=2).encode())
     write_atomically(folder / "history.jsonl", ("\n".join(history) + "\n").encode())
     model = folder / MODEL_NAME
-    backbone = {"spec": _findable(network.backbone.spec), "sha256": network.backbone.sha256}
+    backbone = {"spec": findable_spec(network.backbone.spec), "sha256": network.backbone.sha256}
     save_model(
         model,
         network.trainables(),
@@ -135,7 +135,7 @@ def write_run(folder: Path, trained: TrainedDetector, *, config: dict[str, Any],
     return model
 
 
-def _findable(spec: str) -> str:
-    """Write a folder or file in a spec as an absolute path, so that the model is found from anywhere."""
+def findable_spec(spec: str) -> str:
+    """Write a folder or file in a backbone spec as an absolute path, so that it is found from anywhere."""
     kind, _, rest = spec.partition(":")
     return f"{kind}:{Path(rest).resolve()}" if rest and Path(rest).exists() else spec

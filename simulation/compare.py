@@ -1,0 +1,219 @@
+"""Tests the methods of a comparison on the same images and writes what a person and a script read."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final, cast
+
+from mediclip.data.preprocess import Preprocess, load_images
+from mediclip.evaluation.duplicates import image_digest
+from mediclip.evaluation.predict import Prediction, Summary, predict, predict_cases, summarise
+from mediclip.evaluation.prediction import Metrics
+from mediclip.reports.comparison_report import ALL_SITES, MethodResult, RoundCurve, write_comparison_page
+from mediclip.reports.page import Tile
+from mediclip.training.checkpoint import versions, write_atomically
+from simulation.experiment import RESULT_FILE, Experiment, OnPhase, Trained, network_names
+
+REPORT_FILE: Final = "report.html"
+_SHOWN: Final = ("untrained", "federated", "centralised")
+_COUNTS: Final = ("n_normal", "n_abnormal")
+_ROW_METRICS: Final = ("image_auroc", "image_ap", "pixel_auroc", "aupro", *_COUNTS)
+
+
+def run_comparison(
+    experiment: Experiment, *, resume: bool, command: str, title: str, on_phase: OnPhase
+) -> dict[str, Any]:
+    """Train, test, and write ``result.json``, ``report.html`` and the model files.
+
+    Args:
+        experiment: What to compare.
+        resume: Whether to go on with what the folder holds.
+        command: What was typed.
+        title: Heading of the report.
+        on_phase: Told of the phase, things done and in all, and a note.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        CheckpointError: If the folder holds another run.
+        DataError: If a test image cannot be used.
+        FederationError: If the federated run cannot go on.
+    """
+    started = time.monotonic()
+    experiment.claim_folder(resume=resume)
+    trained = experiment.train(resume=resume, on_phase=on_phase)
+    predictions = {
+        name: _predict_set(experiment, trained, name, on_phase) for name in experiment.scenario.datasets
+    }
+    results = [result for name in predictions for result in _judge(experiment, name, predictions[name])]
+    seconds = time.monotonic() - started
+    document = _document(experiment, trained, results, seconds)
+    out = experiment.settings.out
+    _write_report(experiment, trained, predictions, results, document, command=command, title=title)
+    write_atomically(out / RESULT_FILE, json.dumps(document, indent=2).encode())
+    return document
+
+
+def mean_summary(summaries: Sequence[Summary]) -> Summary:
+    """Average the metrics of several models that were tested on the same images.
+
+    Their scores cannot be ranked in one list, so each metric is averaged; an interval of a mean over models
+    that share their test images is not claimed.
+
+    Args:
+        summaries: At least one, of the same test images.
+
+    Returns:
+        Means, None where any is undefined; the counts of the test set.
+    """
+    plain = [cast("Metrics", summary) for summary in summaries]
+    return cast("Summary", {**_mean(plain), "deduplicated": _mean([s["deduplicated"] for s in summaries])})
+
+
+def _mean(parts: Sequence[Metrics]) -> Metrics:
+    means: dict[str, Any] = {}
+    for key, first in parts[0].items():
+        if key == "deduplicated":
+            continue
+        values = [cast("dict[str, Any]", part)[key] for part in parts]
+        if key in _COUNTS:
+            means[key] = first
+        elif key.endswith("_interval") or any(value is None for value in values):
+            means[key] = None
+        else:
+            means[key] = fmean(values)
+    return cast("Metrics", means)
+
+
+def _predict_set(
+    experiment: Experiment, trained: Trained, set_name: str, on_phase: OnPhase
+) -> dict[str, Prediction]:
+    scenario = experiment.scenario
+    preprocess = Preprocess(experiment.recipe.image_size)
+    # Every training image of every set counts as seen, so that all methods are judged on the same images.
+    known = [
+        image_digest(image)
+        for dataset in scenario.datasets.values()
+        for image in load_images(dataset.train, preprocess)
+    ]
+    networks = {name: trained.networks[name] for name in network_names(scenario, set_name)}
+    return predict(
+        networks,
+        scenario.datasets[set_name].test,
+        preprocess,
+        support_digests=known,
+        on_batch=lambda done, total: on_phase(f"testing on {set_name}", done, total, ""),
+    )
+
+
+def _judge(experiment: Experiment, set_name: str, predictions: dict[str, Prediction]) -> list[MethodResult]:
+    seed = experiment.settings.seed
+    summaries = {name: summarise(prediction, seed=seed) for name, prediction in predictions.items()}
+    sites = experiment.scenario.sites_of(set_name)
+    alone = {site.name: summaries[f"local/{site.name}"] for site in sites}
+    results = []
+    for method in dict.fromkeys(network_names(experiment.scenario, set_name).values()):
+        whole = mean_summary(list(alone.values())) if method == "local" else summaries[method]
+        results.append(MethodResult(method, ALL_SITES, set_name, whole))
+        for site in sites:
+            summary = alone[site.name] if method == "local" else summaries[method]
+            results.append(MethodResult(method, site.name, set_name, summary))
+    return results
+
+
+def _document(
+    experiment: Experiment, trained: Trained, results: Sequence[MethodResult], seconds: float
+) -> dict[str, Any]:
+    rows = []
+    for result in results:
+        summary: dict[str, Any] = dict(result.summary)
+        row: dict[str, Any] = {"method": result.method, "site": result.site, "set": result.set_name}
+        row |= {name: summary[name] for name in _ROW_METRICS}
+        rest = {name: value for name, value in summary.items() if name not in _ROW_METRICS}
+        rows.append(row | rest)
+    settings = experiment.settings
+    return {
+        "schema": 1,
+        "rows": rows,
+        "bytes_up_per_round": round(trained.federated.bytes_up_per_round),
+        "bytes_down_per_round": round(trained.federated.bytes_down_per_round),
+        "seconds": round(seconds, 1),
+        "sites": len(experiment.scenario.sites),
+        "shots": settings.shots,
+        "rounds": settings.rounds,
+        "seed": settings.seed,
+        "engine": settings.engine,
+        "strategy": settings.strategy,
+        "recipe": experiment.recipe.name,
+        "backbone": experiment.backbone.name,
+        "backbone_sha256": experiment.backbone.sha256,
+        "versions": versions(),
+    }
+
+
+def _write_report(
+    experiment: Experiment,
+    trained: Trained,
+    predictions: dict[str, dict[str, Prediction]],
+    results: Sequence[MethodResult],
+    document: dict[str, Any],
+    *,
+    command: str,
+    title: str,
+) -> None:
+    scenario = experiment.scenario
+    preprocess = Preprocess(experiment.recipe.image_size)
+    groups = []
+    for name, dataset in scenario.datasets.items():
+        networks = {shown: trained.networks[shown] for shown in _SHOWN}
+        each = 4 if len(scenario.datasets) == 1 else 2
+        groups += list(
+            predict_cases(networks, dataset.test, preprocess, predictions[name]["federated"], each=each)
+        )
+    facts = {k: str(v) for k, v in document.items() if k not in {"schema", "rows", "versions"}}
+    facts |= {f"version of {name}": version for name, version in versions().items()}
+    up = document["bytes_up_per_round"] / len(scenario.sites) / 2**20
+    write_comparison_page(
+        experiment.settings.out / REPORT_FILE,
+        title=title,
+        results=results,
+        curves=_curves(trained),
+        groups=groups,
+        tiles=[Tile("MiB up, a site and round", f"{up:.2f}", "adapter and prompt tensors, nothing else")],
+        command=command,
+        facts=facts,
+    )
+
+
+def _curves(trained: Trained) -> list[RoundCurve]:
+    titles = {
+        "train_loss": (
+            "Training loss by round",
+            "focal + Dice loss",
+            "Each site's mean over its local steps.",
+        ),
+        "val_pixel_auroc": (
+            "Validation by round",
+            "pixel AUROC",
+            "The global model on each site's own synthetic anomalies, before it is trained further.",
+        ),
+    }
+    curves = []
+    for metric, (title, label, note) in titles.items():
+        series: dict[str, list[tuple[float, float]]] = {}
+        for entry in trained.federated.history:
+            for site in entry["sites"]:
+                if metric in site["metrics"]:
+                    point = (float(entry["round"]), float(site["metrics"][metric]))
+                    series.setdefault(site["site"], []).append(point)
+        if series:
+            curves.append(RoundCurve(title, label, series, note))
+    return curves
+
+
+def report_path(out: Path) -> Path:
+    """Say where the report of a run lies."""
+    return out / REPORT_FILE

@@ -1,0 +1,282 @@
+"""Trains the four methods of a comparison: untrained, local, federated, centralised.
+
+All start from the same tensors. ``local`` and ``federated`` give each site the same number of optimiser steps
+(the recipe's, for its shots) on the same stream of batches; ``centralised`` is one model on the support
+images of all sites of all sets, with the recipe's steps for that many.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from client.service.fit import FitRequest
+from client.service.site import Site
+from client.settings import SiteSettings
+from mediclip.config import Recipe
+from mediclip.data.preprocess import Preprocess, load_images
+from mediclip.errors import CheckpointError
+from mediclip.model.backbone import Backbone, load_backbone
+from mediclip.model.network import MediClip
+from mediclip.model.trainables import Trainables, initial_trainables
+from mediclip.training.checkpoint import load_model, save_model, write_atomically
+from mediclip.training.loop import train
+from mediclip.training.run import findable_spec
+from server.settings import StrategyName
+from simulation.engine import run_in_process
+from simulation.plan import Event, FederatedResult, Plan
+from simulation.ray_engine import run_ray
+from simulation.scenario import Scenario
+from simulation.threads import one_torch_thread
+
+EngineName = Literal["inprocess", "ray"]
+FEDERATED_FOLDER: Final = "federated"
+SETTINGS_FILE: Final = "settings.json"
+RESULT_FILE: Final = "result.json"
+
+OnPhase = Callable[[str, int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ExperimentSettings:
+    """What a comparison is made of, beside its scenario and recipe.
+
+    Attributes:
+        out: Folder of the run.
+        backbone: Backbone spec, the same for all sites.
+        rounds: Federated rounds, at least 1.
+        shots: Support images of each site.
+        seed: The run's seed.
+        engine: ``inprocess`` or ``ray``.
+        strategy: How the server joins updates.
+        proximal_mu: FedProx's μ.
+        taps: Tapped blocks; the backbone's own when None.
+        parallel: Sites that train side by side; as many as there are cores when None.
+    """
+
+    out: Path
+    backbone: str
+    rounds: int
+    shots: int
+    seed: int
+    engine: EngineName = "inprocess"
+    strategy: StrategyName = "fedavg"
+    proximal_mu: float = 0.0
+    taps: tuple[int, ...] | None = None
+    parallel: int | None = None
+
+
+@dataclass
+class Trained:
+    """The networks of a comparison.
+
+    Attributes:
+        networks: ``untrained``, ``federated``, ``centralised`` and ``local/SITE``.
+        federated: What the federated run left.
+    """
+
+    networks: dict[str, MediClip]
+    federated: FederatedResult
+
+
+@dataclass
+class Experiment:
+    """One comparison: its scenario, recipe and settings, and the models that it trains."""
+
+    scenario: Scenario
+    recipe: Recipe
+    settings: ExperimentSettings
+    backbone: Backbone = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Load the backbone that all sites share."""
+        self.backbone = load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
+
+    def claim_folder(self, *, resume: bool) -> None:
+        """Make the run's folder, or go on in one that holds the same run.
+
+        Raises:
+            CheckpointError: If the folder holds a run and ``resume`` is not set, or holds another run.
+        """
+        path = self.settings.out / SETTINGS_FILE
+        mine = self._identity()
+        if path.exists():
+            if not resume:
+                message = (
+                    f"--out must be a folder without an earlier run. {self.settings.out.name} holds one; "
+                    "add --resume to go on with it, or name another folder."
+                )
+                raise CheckpointError(message)
+            if json.loads(path.read_text(encoding="utf-8")) != mine:
+                message = (
+                    f"--resume must be given the settings of the run that it goes on with. Those in "
+                    f"{self.settings.out.name}/{SETTINGS_FILE} differ; use them, or name another folder."
+                )
+                raise CheckpointError(message)
+        self.settings.out.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(mine, indent=2).encode())
+
+    def train(self, *, resume: bool, on_phase: OnPhase) -> Trained:
+        """Train every method; models that an interrupted run has finished are read, not trained again.
+
+        Args:
+            resume: Whether to go on with what the folder holds.
+            on_phase: Told of the phase, things done and in all, and a note.
+
+        Returns:
+            The networks.
+
+        Raises:
+            FederationError: If the federated run cannot go on.
+        """
+        start = initial_trainables(self._network().schema, self.settings.seed)
+        sites = [Site.open(settings, self.backbone) for settings in self.site_settings()]
+        networks = {"untrained": self._network(start)}
+        with one_torch_thread():
+            networks |= self._train_alone(sites, start, on_phase)
+        federated = self._federate(sites, resume=resume, on_phase=on_phase)
+        networks["federated"] = self._network(federated.tensors)
+        self._save("federated", networks["federated"])
+        return Trained(networks, federated)
+
+    def site_settings(self) -> list[SiteSettings]:
+        """Say what each site would write into its ``site.toml``."""
+        return [
+            SiteSettings(
+                name=site.name,
+                data=self.scenario.folders[site.set_name].resolve(),
+                support=site.support,
+                backbone=self.settings.backbone,
+                backbone_sha256=self.backbone.sha256,
+                taps=self.settings.taps,
+            )
+            for site in self.scenario.sites
+        ]
+
+    def _identity(self) -> dict[str, Any]:
+        values = asdict(self.settings)
+        for name in ("out", "engine", "parallel"):  # neither changes the models
+            del values[name]
+        identity = {
+            **values,
+            "backbone": self.backbone.name,
+            "backbone_sha256": self.backbone.sha256,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "sites": [asdict(site) for site in self.scenario.sites],
+        }
+        return dict(json.loads(json.dumps(identity)))
+
+    def _network(self, tensors: Trainables | None = None) -> MediClip:
+        network = MediClip(self.backbone, self.recipe, self.settings.taps)
+        if tensors is not None:
+            network.load(tensors)
+        return network
+
+    def _train_alone(self, sites: list[Site], start: Trainables, on_phase: OnPhase) -> dict[str, MediClip]:
+        jobs: dict[str, Callable[[], Trainables]] = {"centralised": partial(self._train_pooled, start)}
+        for site in sites:
+            jobs[f"local/{site.name}"] = partial(self._train_at, site, start)
+        workers = self.settings.parallel or os.cpu_count() or 1
+        done = 0
+        networks: dict[str, MediClip] = {}
+        with ThreadPoolExecutor(workers) as pool:
+            pending = {name: pool.submit(self._finished_or, name, job) for name, job in jobs.items()}
+            on_phase("local and centralised", 0, len(jobs), "encoding views")
+            for name, future in pending.items():
+                networks[name] = self._network(future.result())
+                done += 1
+                on_phase("local and centralised", done, len(jobs), name)
+        return networks
+
+    def _finished_or(self, name: str, job: Callable[[], Trainables]) -> Trainables:
+        path = self._model_path(name)
+        if path.exists():
+            return load_model(path).tensors
+        tensors = job()
+        self._save(name, self._network(tensors))
+        return tensors
+
+    def _train_at(self, site: Site, start: Trainables) -> Trainables:
+        schema = self._network().schema
+        request = FitRequest(
+            number=1,
+            tensors=start,
+            seed=self.settings.seed,
+            recipe=self.recipe.model_dump_json(),
+            local_steps=self.recipe.steps(self.settings.shots),
+            proximal_mu=0.0,
+            schema_digest=schema.digest(),
+        )
+        return site.fit(request).tensors
+
+    def _train_pooled(self, start: Trainables) -> Trainables:
+        preprocess = Preprocess(self.recipe.image_size)
+        datasets = self.scenario.datasets
+        parts = [
+            load_images([datasets[site.set_name].train[i] for i in site.support], preprocess)
+            for site in self.scenario.sites
+        ]
+        network = self._network(start)
+        train(network, np.concatenate(parts), seed=self.settings.seed, stream=("centralised",))
+        return network.trainables()
+
+    def _federate(self, sites: list[Site], *, resume: bool, on_phase: OnPhase) -> FederatedResult:
+        settings = self.settings
+        steps = max(1, round(self.recipe.steps(settings.shots) / settings.rounds))
+        plan = Plan(
+            out=settings.out / FEDERATED_FOLDER,
+            schema=self._network().schema,
+            recipe=self.recipe,
+            rounds=settings.rounds,
+            seed=settings.seed,
+            local_steps=steps,
+            strategy=settings.strategy,
+            proximal_mu=settings.proximal_mu,
+            max_examples=settings.shots,
+            resume=resume,
+        )
+
+        def tell(event: Event) -> None:
+            if event.kind == "round":
+                loss = event.metrics.get("train_loss")
+                on_phase("federated", event.number, plan.rounds, "" if loss is None else f"loss {loss:.3f}")
+
+        on_phase("federated", plan.finished_round(), plan.rounds, "")
+        if settings.engine == "ray":
+            return run_ray(plan, self.site_settings(), cpus=settings.parallel, on_event=tell)
+        return run_in_process(plan, sites, parallel=settings.parallel, on_event=tell)
+
+    def _model_path(self, name: str) -> Path:
+        return self.settings.out / "models" / f"{name.replace('/', '-')}.safetensors"
+
+    def _save(self, name: str, network: MediClip) -> None:
+        path = self._model_path(name)
+        path.parent.mkdir(exist_ok=True)
+        save_model(
+            path,
+            network.trainables(),
+            recipe=self.recipe,
+            taps=network.taps,
+            backbone={"spec": findable_spec(self.settings.backbone), "sha256": self.backbone.sha256},
+            facts={
+                "set": ", ".join(self.scenario.datasets),
+                "method": name,
+                "shots": self.settings.shots,
+                "seed": self.settings.seed,
+                "preprocess": Preprocess(self.recipe.image_size).settings(),
+                "calibration": None,
+            },
+        )
+
+
+def network_names(scenario: Scenario, set_name: str) -> Mapping[str, str]:
+    """Name the networks that are tested on a set, and the method that each belongs to."""
+    names = {"untrained": "untrained"}
+    names |= {f"local/{site.name}": "local" for site in scenario.sites_of(set_name)}
+    return names | {"federated": "federated", "centralised": "centralised"}
