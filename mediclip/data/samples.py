@@ -7,7 +7,7 @@ One rule says when pixel metrics exist: **a set has masks when at least one abno
 then every abnormal sample must have one. See :func:`has_masks`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -30,6 +30,9 @@ class Sample:
         set_name: Name of the data set.
         mask: The mask's file, or None. Always None for a normal sample: its mask is empty.
         split: Which split ``index`` counts in.
+        group: Which images belong together because they show one patient: a keyed hash, never an identifier.
+            None where nothing is known; such an image stands for itself.
+        frame: Which frame of a file with several, from 0.
     """
 
     index: int
@@ -39,6 +42,8 @@ class Sample:
     set_name: str
     mask: Path | None = field(default=None, repr=False)
     split: Split = "test"
+    group: str | None = field(default=None, repr=False)
+    frame: int = 0
 
     @property
     def title(self) -> str:
@@ -55,11 +60,13 @@ class Dataset:
         train: The pool, in a fixed order.
         test: The test images, in a fixed order, disjoint from ``train``. Empty when the set holds nothing
             to be judged on.
+        left_out: How many files of the folder are not in it, for each reason; empty where none is left out.
     """
 
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 def has_masks(samples: Iterable[Sample]) -> bool:

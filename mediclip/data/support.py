@@ -1,5 +1,6 @@
 """The few normal images that a detector is made from."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from mediclip.data.samples import NORMAL, Sample
@@ -11,7 +12,8 @@ def draw_support(samples: Sequence[Sample], shots: int, seed: int) -> tuple[Samp
     """Draw a support set from the normal samples, without replacement.
 
     The draws of one seed are nested: the first 8 of 16 shots are the draw of 8 shots, so that more shots add
-    images and exchange none.
+    images and exchange none. Where patients are known, each of them gives an image before any gives a second
+    one, so that few shots show as many patients as they can; without, the draw is a plain permutation.
 
     Args:
         samples: Usually a data set's train split; abnormal samples in it are passed over.
@@ -36,7 +38,19 @@ def draw_support(samples: Sequence[Sample], shots: int, seed: int) -> tuple[Samp
         )
         raise SupportSetError(message)
     order = generator(seed, "support").permutation(len(normal))
-    return tuple(normal[int(i)] for i in order[:shots])
+    drawn = _patients_in_turn([normal[int(i)] for i in order])
+    return tuple(drawn[:shots])
+
+
+def _patients_in_turn(samples: Sequence[Sample]) -> list[Sample]:
+    """Put the first image of every patient before the second of any; no group is a patient of its own."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for sample in samples:
+        turns.append(seen[sample.group] if sample.group is not None else 0)
+        if sample.group is not None:
+            seen[sample.group] += 1
+    return [samples[i] for i in sorted(range(len(samples)), key=turns.__getitem__)]
 
 
 def choose_support(samples: Sequence[Sample], indexes: Sequence[int]) -> tuple[Sample, ...]:

@@ -40,6 +40,85 @@ def test_a_dirichlet_split_is_a_partition_with_the_minimum_at_any_concentration(
     assert_partition(split_dirichlet(labels, sites, alpha, seed, minimum=minimum), n, sites, minimum)
 
 
+@st.composite
+def patient_lists(draw: st.DrawFn) -> list[str | None]:
+    """Up to 30 patients of up to 4 images, in any order, and images without a patient."""
+    counts = draw(st.lists(st.integers(1, 4), max_size=30))
+    listed: list[str | None] = [f"p{i}" for i, count in enumerate(counts) for _ in range(count)]
+    return draw(st.permutations(listed + [None] * draw(st.integers(0, 5))))
+
+
+def sites_of_patients(parts: Sequence[np.ndarray], patients: Sequence[str | None]) -> dict[str, set[int]]:
+    sites: dict[str, set[int]] = {}
+    for site, part in enumerate(parts):
+        for i in part:
+            if (patient := patients[i]) is not None:
+                sites.setdefault(patient, set()).add(site)
+    return sites
+
+
+@given(patient_lists(), st.integers(1, 8), seeds)
+def test_an_iid_split_keeps_patients_together_and_shares_within_one_patient_of_each_other(
+    patients: list[str | None], sites: int, seed: int
+):
+    parts = split_iid(len(patients), sites, seed, minimum=0, patients=patients)
+    assert_partition(parts, len(patients), sites, 0)
+    assert all(len(where) == 1 for where in sites_of_patients(parts, patients).values())
+    largest = max(map(patients.count, patients), default=0) if any(patients) else 1
+    assert max(map(len, parts)) - min(map(len, parts)) <= max(largest, 1)
+
+
+@given(patient_lists(), st.integers(1, 8), seeds, st.floats(1e-3, 1e6), st.integers(0, 3), st.integers(1, 5))
+def test_a_dirichlet_split_keeps_patients_together_with_the_minimum_or_says_that_it_cannot(
+    patients: list[str | None], sites: int, seed: int, alpha: float, minimum: int, groups: int
+):
+    labels = np.random.default_rng(abs(seed)).integers(groups, size=len(patients))
+    try:
+        parts = split_dirichlet(labels, sites, alpha, seed, minimum=minimum, patients=patients)
+    except SupportSetError as error:
+        message = str(error)
+        assert ("images need patients" in message) or (len(patients) < sites * minimum)
+        return
+    assert_partition(parts, len(patients), sites, minimum)
+    assert all(len(where) == 1 for where in sites_of_patients(parts, patients).values())
+
+
+@given(sizes(), seeds, st.integers(1, 4))
+def test_patients_of_one_image_each_are_split_as_if_nobody_knew_them(
+    size: tuple[int, int, int], seed: int, groups: int
+):
+    n, sites, minimum = size
+    labels = np.random.default_rng(abs(seed)).integers(groups, size=n)
+    for known in ([f"p{i}" for i in range(n)], [None] * n):
+        pairs = [
+            (
+                split_iid(n, sites, seed, minimum=minimum),
+                split_iid(n, sites, seed, minimum=minimum, patients=known),
+            ),
+            (
+                split_dirichlet(labels, sites, 0.5, seed, minimum=minimum),
+                split_dirichlet(labels, sites, 0.5, seed, minimum=minimum, patients=known),
+            ),
+        ]
+        for plain, grouped in pairs:
+            assert all(np.array_equal(a, b) for a, b in zip(plain, grouped, strict=True))
+
+
+def test_a_patient_counts_for_the_group_of_most_images():
+    patients = ["a", "a", "a", "b", "b"]
+    parts = split_dirichlet([1, 1, 0, 0, 0], 2, 1e-5, seed=1, minimum=0, patients=patients)
+    assert sorted(part.tolist() for part in parts) in ([[], [0, 1, 2, 3, 4]], [[0, 1, 2], [3, 4]])
+
+
+def test_patients_that_are_too_large_to_share_out_are_told():
+    with pytest.raises(SupportSetError) as error:
+        split_iid(6, 2, 0, minimum=2, patients=["a"] * 5 + ["b"])
+    assert str(error.value) == (
+        "2 sites of at least 2 images need patients that can be shared out so, but some have too many "
+        "images; use fewer sites, a smaller minimum (fewer shots) or a set with more patients."
+    )
+
+
 def test_the_same_seed_splits_the_same_way_and_another_does_not():
     labels = np.arange(100) % 4
     for split in (lambda seed: split_iid(100, 5, seed), lambda seed: split_dirichlet(labels, 5, 0.5, seed)):
@@ -104,6 +183,10 @@ def test_too_few_images_are_told_with_what_to_change(split):
         (
             lambda: split_iid(5, 1, 0, minimum=-1),
             "The 'minimum' of a split must be at least 0. Got -1 instead.",
+        ),
+        (
+            lambda: split_iid(3, 1, 0, patients=["a"]),
+            "'patients' must have shape (3,), one for each image. Got (1,) instead.",
         ),
         (
             lambda: split_dirichlet([0, 1], 1, 0.0, 0),

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,28 @@ def test_fewer_shots_are_the_first_of_more(seed: int, fewer: int, more: int):
 def test_the_draw_of_seed_0_is_always_the_same():
     # Golden: PCG64 seeded by mediclip.rng; another draw would change published results.
     assert [s.index for s in draw_support(pool([0] * 32), 8, 0)] == [20, 6, 18, 5, 25, 13, 24, 26]
+
+
+@given(counts=st.lists(st.integers(1, 5), min_size=1, max_size=12), seed=st.integers(), data=st.data())
+def test_no_patient_gives_a_second_image_before_all_have_given_one(
+    counts: list[int], seed: int, data: st.DataObject
+):
+    groups = [f"p{i}" for i, count in enumerate(counts) for _ in range(count)]
+    samples = [replace(s, group=g) for s, g in zip(pool([0] * len(groups)), groups, strict=True)]
+    shots = data.draw(st.integers(1, len(samples)))
+    drawn = draw_support(samples, shots, seed)
+    assert draw_support(samples, len(samples), seed)[:shots] == drawn
+    taken = Counter(s.group for s in drawn)
+    for group, available in Counter(groups).items():
+        assert taken[group] >= min(available, max(taken.values()) - 1)
+
+
+@given(seed=st.integers())
+def test_known_patients_of_one_image_each_change_no_draw(seed: int):
+    samples = pool([0] * 9)
+    known = [replace(s, group=f"p{s.index}") for s in samples]
+    plain, grouped = draw_support(samples, 9, seed), draw_support(known, 9, seed)
+    assert [s.index for s in plain] == [s.index for s in grouped]
 
 
 def test_every_sample_is_drawn_about_as_often_as_any_other():
