@@ -39,6 +39,9 @@ class Settings(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
+            cause = fault.get("ctx", {}).get("error")
+            if isinstance(cause, PromptError):  # pydantic wraps it, since it is a ValueError too
+                raise cause from error
             key = ".".join(str(part) for part in fault["loc"]) or "settings"
             found = "" if fault["type"] in {"missing", "value_error"} else f" Got {fault['input']!r}."
             message = f"The key '{key}' of {source} is not usable: {fault['msg']}.{found} Correct it."

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CLIP
 from pydantic import ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mediclip.config import CLASSES, PromptSettings, Recipe, Settings
-from mediclip.errors import VerificationError
+from mediclip.errors import BackboneError, PromptError, SettingsError, TapError, VerificationError
 from mediclip.model.anomaly_map import image_score
-from mediclip.model.backbone import Backbone
+from mediclip.model.backbone import Backbone, backbone_from_weights
 from mediclip.model.network import MediClip
 from mediclip.training.losses import anomaly_loss, dice_loss, focal_loss
 
@@ -121,7 +120,10 @@ def verify_case(directory: Path) -> list[Deviation]:
     case, clip, golden = _read(directory)
     image = golden["input.image"]
     backbone = _backbone(case, clip, image.shape[-1])
-    network = MediClip(backbone, case.recipe(image.shape[-1]), case.layers)
+    try:
+        network = MediClip(backbone, case.recipe(image.shape[-1]), case.layers)
+    except (PromptError, SettingsError, TapError) as error:
+        raise VerificationError(str(error)) from error
     names = _golden_names(case)
     _load(network, golden, names, prefix="init")
     return [
@@ -147,22 +149,17 @@ def _read(directory: Path) -> tuple[Case, dict[str, Tensor], Golden]:
 
 
 def _backbone(case: Case, weights: Mapping[str, Tensor], image_size: int) -> Backbone:
-    config = {**case.model_cfg, "quick_gelu": case.model_cfg.get("quick_gelu", False)}
-    with torch.random.fork_rng(devices=[]):
-        clip = CLIP(**config)
     try:
-        missing = clip.load_state_dict(dict(weights), strict=False)
-    except RuntimeError as error:
-        message = "The case's weights must fit its model_cfg. They do not; write the case again."
-        raise VerificationError(message) from error
-    absent = [name for name in missing.missing_keys if name != "logit_scale"]
-    if absent or missing.unexpected_keys or clip.visual.image_size[0] != image_size:
+        backbone = backbone_from_weights(case.model_cfg, weights, spec="case")
+    except BackboneError as error:
+        raise VerificationError(str(error)) from error
+    if backbone.image_size != image_size:
         message = (
-            f"The case's weights must fit its model_cfg. Missing: {absent[:3]}; unknown: "
-            f"{missing.unexpected_keys[:3]}; image size {image_size}. Write the case again."
+            f"The case's images must be {backbone.image_size} px, as its model_cfg says. "
+            f"They are {image_size} px; write the case again."
         )
         raise VerificationError(message)
-    return Backbone(clip, spec="case")
+    return backbone
 
 
 def _golden_names(case: Case) -> dict[str, str]:

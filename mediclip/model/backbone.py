@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -277,6 +277,39 @@ def _weights_of(name: str, source: str) -> dict[str, Any]:
         raise BackboneError(message)
     quick = bool(open_clip.get_pretrained_cfg(name, source).get("quick_gelu", False))
     return {"pretrained": source, "require_pretrained": True, "force_quick_gelu": quick}
+
+
+def backbone_from_weights(
+    model_cfg: Mapping[str, Any], weights: Mapping[str, Tensor], *, spec: str
+) -> Backbone:
+    """Build a backbone from an open_clip configuration and a state dictionary.
+
+    Args:
+        model_cfg: ``embed_dim``, ``vision_cfg``, ``text_cfg`` and, if used, ``quick_gelu``.
+        weights: Tensors by open_clip's names; the temperature may be absent.
+        spec: What to call it.
+
+    Returns:
+        The frozen backbone, with CLIP's own mean and std.
+
+    Raises:
+        BackboneError: If the weights do not fit the configuration.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            clip = CLIP(**model_cfg)
+        found = clip.load_state_dict(dict(weights), strict=False)
+    except (RuntimeError, TypeError, KeyError) as error:
+        message = f"The weights of {spec} must fit its model_cfg. They do not; use those that belong to it."
+        raise BackboneError(message) from error
+    absent = [name for name in found.missing_keys if name != "logit_scale"]
+    if absent or found.unexpected_keys:
+        message = (
+            f"The weights of {spec} must fit its model_cfg. Missing: {absent[:3]}; unknown: "
+            f"{found.unexpected_keys[:3]}; use those that belong to it."
+        )
+        raise BackboneError(message)
+    return Backbone(clip, spec=spec)
 
 
 def _embedded(image_size: int | None) -> Backbone:
