@@ -165,9 +165,9 @@ def _share_out(owned: list[_Units], minimum: int, rng: np.random.Generator) -> N
                     break
             else:
                 message = (
-                    f"{len(owned)} sites of at least {minimum} images need patients that can be shared out so, but "
-                    "some have too many images; use fewer sites, a smaller minimum (fewer shots) or a set with "
-                    "more patients."
+                    f"{len(owned)} sites of at least {minimum} images need patients that can be shared out "
+                    "so, but some have too many images; use fewer sites, a smaller minimum (fewer shots) or "
+                    "a set with more patients."
                 )
                 raise SupportSetError(message)
 
