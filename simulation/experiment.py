@@ -95,8 +95,9 @@ class Experiment:
     backbone: Backbone = field(init=False)
 
     def __post_init__(self) -> None:
-        """Load the backbone that all sites share."""
+        """Load the backbone that all sites share, and check the taps before anything is written."""
         self.backbone = load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
+        self._network()
 
     def claim_folder(self, *, resume: bool) -> None:
         """Make the run's folder, or go on in one that holds the same run.
