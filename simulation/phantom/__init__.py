@@ -5,6 +5,7 @@ no figure measured on them says anything about patients.
 """
 
 from simulation.phantom.dataset import write_phantom_set as write_phantom_set
+from simulation.phantom.dicom import write_phantom_dicom as write_phantom_dicom
 from simulation.phantom.draw import (
     ORGANS as ORGANS,
     Organ as Organ,

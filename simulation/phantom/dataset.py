@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -49,6 +51,71 @@ def write_phantom_set(
         ManifestError: The folder is not empty.
         SettingsError: Unknown organ, size outside its range or a negative number of images.
     """
+    planned = plan_phantom_set(
+        directory,
+        organ,
+        seed=seed,
+        train_normal=train_normal,
+        test_normal=test_normal,
+        test_abnormal=test_abnormal,
+        size=size,
+        scanner=scanner,
+    )
+    folders = {"train": "train/normal", "test": "test/normal", "abnormal": "test/abnormal"}
+    saved = [(one.stream, _save(directory, one.draw(), folders[one.stream], one.index)) for one in planned]
+    _save_list(directory / "samples" / "train.json", [entry for stream, entry in saved if stream == "train"])
+    _save_list(directory / "samples" / "test.json", [entry for stream, entry in saved if stream != "train"])
+    return directory
+
+
+@dataclass(frozen=True)
+class PlannedPhantom:
+    """One image of a set, to be drawn when it is written.
+
+    Attributes:
+        organ: Organ.
+        stream: Which part of the set it is in; names its random numbers too.
+        index: Position in that part, from 0.
+        finding: Its finding, or None.
+        seed: The set's seed.
+        size: Side in pixels.
+        scanner: The hospital's scanner, or None.
+    """
+
+    organ: str
+    stream: Literal["train", "test", "abnormal"]
+    index: int
+    finding: str | None
+    seed: int
+    size: int
+    scanner: Scanner | None
+
+    def draw(self) -> Phantom:
+        """Draw it from a stream of its own."""
+        rng = generator(self.seed, "phantom", self.organ, self.stream, self.index)
+        return draw_phantom(self.organ, rng, size=self.size, finding=self.finding, scanner=self.scanner)
+
+
+def plan_phantom_set(
+    directory: Path,
+    organ: str,
+    *,
+    seed: int,
+    train_normal: int,
+    test_normal: int,
+    test_abnormal: int,
+    size: int,
+    scanner: Scanner | None,
+) -> list[PlannedPhantom]:
+    """Say which images a set is made of, whatever files they become. See :func:`write_phantom_set`.
+
+    Returns:
+        Training images, healthy test images and ill ones, in this order.
+
+    Raises:
+        ManifestError: The folder is not empty.
+        SettingsError: Unknown organ or a negative number of images.
+    """
     findings = finding_names(organ)
     for name, count in (
         ("train_normal", train_normal),
@@ -61,19 +128,15 @@ def write_phantom_set(
     if directory.exists() and any(directory.iterdir()):
         message = "A phantom set must go into an empty or a new folder. Remove what is in it or name another."
         raise ManifestError(message)
-
-    def draw(split: str, index: int, finding: str | None) -> Phantom:
-        rng = generator(seed, "phantom", organ, split, index)
-        return draw_phantom(organ, rng, size=size, finding=finding, scanner=scanner)
-
-    train = [_save(directory, draw("train", i, None), "train/normal", i) for i in range(train_normal)]
-    test = [_save(directory, draw("test", i, None), "test/normal", i) for i in range(test_normal)]
-    for i in range(test_abnormal):
-        phantom = draw("abnormal", i, findings[i % len(findings)])
-        test.append(_save(directory, phantom, "test/abnormal", i))
-    _save_list(directory / "samples" / "train.json", train)
-    _save_list(directory / "samples" / "test.json", test)
-    return directory
+    fixed = (seed, size, scanner)
+    return [
+        *(PlannedPhantom(organ, "train", i, None, *fixed) for i in range(train_normal)),
+        *(PlannedPhantom(organ, "test", i, None, *fixed) for i in range(test_normal)),
+        *(
+            PlannedPhantom(organ, "abnormal", i, findings[i % len(findings)], *fixed)
+            for i in range(test_abnormal)
+        ),
+    ]
 
 
 def _save(directory: Path, phantom: Phantom, folder: str, index: int) -> dict[str, str | int]:
