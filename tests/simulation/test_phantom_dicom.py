@@ -90,8 +90,10 @@ def test_a_folder_that_holds_something_is_left_untouched(tmp_path: Path):
     assert digests(tmp_path).keys() == {"mine.txt"}
 
 
-NAMES = "The 'patient_names' of a phantom set must be at least one name of 1 to 40 characters "
-    "without a backslash. "
+NAMES = (
+    "The 'patient_names' of a phantom set must be at least one name of 1 to 40 characters without a "
+    "backslash. "
+)
 
 
 @pytest.mark.parametrize(
