@@ -17,7 +17,7 @@ def derive_seed(seed: int, *names: Name) -> int:
     Returns:
         An int in [0, 2**128), the same on every machine and Python version.
     """
-    text = "\x1f".join([str(int(seed)), *(f"{type(n).__name__}:{n}" for n in names)])
+    text = "\x1f".join([str(int(seed)), *(f"{type(n).__name__}:{_escaped(n)}" for n in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
@@ -32,3 +32,8 @@ def generator(seed: int, *names: Name) -> np.random.Generator:
         A fresh PCG64 generator at the start of its stream.
     """
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *names)))
+
+
+def _escaped(name: Name) -> str:
+    """Keep the separator out of a name, so that two lists of names never read the same."""
+    return str(name).replace("\\", "\\\\").replace("\x1f", "\\x1f")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 
 class Adapter(nn.ModuleDict):
@@ -14,7 +15,9 @@ class Adapter(nn.ModuleDict):
     """
 
     def __init__(self, taps: Sequence[int], width: int, embed_dim: int) -> None:
-        super().__init__({str(tap): nn.Linear(width, embed_dim) for tap in taps})
+        # Start values come from named streams; torch's own would be drawn from its global state.
+        linears = {str(tap): skip_init(nn.Linear, width, embed_dim) for tap in taps}  # type: ignore[no-untyped-call]
+        super().__init__(linears)
 
     def forward(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         """Adapt the tokens.

@@ -1,0 +1,133 @@
+"""Training: what it repeats, what it visits, and that it learns."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from mediclip.errors import SettingsError
+from mediclip.model.network import MediClip
+from mediclip.rng import generator
+from mediclip.synthesis import Mixture
+from mediclip.training.batches import FreshBatches, TokenBank, batch_source
+from mediclip.training.loop import step_indexes, train
+from mediclip.training.losses import anomaly_loss
+from tests.tiny import tiny_backbone, tiny_recipe, tiny_scans
+
+
+def fresh(**changes):
+    return MediClip(tiny_backbone(), tiny_recipe().model_copy(update=changes)).initialise(1)
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_the_same_seed_and_stream_train_the_same_and_others_do_not(views):
+    scans = tiny_scans(1)
+    results = []
+    for seed, stream in ((3, ("a",)), (3, ("a",)), (4, ("a",)), (3, ("b",))):
+        network = fresh(bank_views=views)
+        train(network, scans, seed=seed, stream=stream, steps=3)
+        results.append(network.trainables())
+    assert same(results[0], results[1])
+    assert not same(results[0], results[2])
+    assert not same(results[0], results[3])
+
+
+def test_a_training_in_parts_sees_the_batches_of_the_whole():
+    class Recorder:
+        def __init__(self, inner):
+            self.inner, self.labels = inner, []
+
+        def batch(self, indexes, rng):
+            batch = self.inner.batch(indexes, rng)
+            self.labels.append(batch.labels.clone())
+            return batch
+
+    scans = tiny_scans(1)
+    whole, parts = Recorder(FreshBatches(fresh(), scans)), Recorder(FreshBatches(fresh(), scans))
+    train(fresh(), scans, seed=3, steps=4, source=whole)
+    train(fresh(), scans, seed=3, steps=2, source=parts)
+    train(fresh(), scans, seed=3, steps=2, first_step=2, source=parts)
+    assert all(torch.equal(a, b) for a, b in zip(whole.labels, parts.labels, strict=True))
+
+
+@given(shots=st.integers(1, 40), batch_size=st.integers(1, 16), epoch=st.integers(0, 5))
+@settings(max_examples=50)
+def test_every_epoch_uses_every_image_once(shots, batch_size, epoch):
+    per_epoch = -(-shots // batch_size)
+    used = [
+        step_indexes(shots, batch_size, epoch * per_epoch + place, seed=1, stream=("x",))
+        for place in range(per_epoch)
+    ]
+    assert sorted(np.concatenate(used)) == list(range(shots))
+    assert all(1 <= len(part) <= batch_size for part in used)
+
+
+def test_a_token_bank_gives_the_tokens_of_its_views_up_to_half_precision():
+    network, scans = fresh(), tiny_scans(1)
+    recipe = network.recipe
+    bank = batch_source(network, scans, seed=5, stream=("s",))
+    assert isinstance(bank, TokenBank)
+    views = []
+    for view in range(recipe.bank_views):
+        mixture = Mixture(recipe.tasks, recipe.second_anomaly)
+        views.append(mixture.draw_batch(scans, scans, generator(5, "s", "bank", view))[:2])
+    indexes = np.array([2, 0, 2, 3])
+    chosen = generator(9, "step").integers(recipe.bank_views, size=4)
+    batch = bank.batch(indexes, generator(9, "step"))
+    for row, (view, index) in enumerate(zip(chosen, indexes, strict=True)):
+        image, label = views[view][0][index], views[view][1][index]
+        assert np.allclose(batch.labels[row].numpy(), label, atol=1e-3)
+        for found, exact in zip(batch.tokens, network.tokens(torch.from_numpy(image[None])), strict=True):
+            assert torch.allclose(found[row], exact[0], rtol=2e-3, atol=2e-3)
+
+
+def test_training_lowers_the_loss_on_anomalies_that_it_was_not_trained_on():
+    network, scans = fresh(bank_views=16), tiny_scans(1)
+    exam = FreshBatches(network, scans).batch(np.arange(16) % 4, generator(99, "exam"))
+
+    def loss():
+        with torch.no_grad():
+            return float(anomaly_loss(network.probabilities(exam.tokens), exam.labels))
+
+    before = loss()
+    result = train(network, scans, seed=1, steps=100)
+    assert result.steps == len(result.losses) == 100
+    assert loss() < 0.95 * before
+
+
+def test_the_proximal_term_holds_the_model_near_its_start():
+    scans, start = tiny_scans(1), fresh().trainables()
+    distances = []
+    for mu in (0.0, 100.0):
+        network = fresh()
+        train(network, scans, seed=1, steps=5, proximal_mu=mu)
+        values = network.trainables()
+        distances.append(sum(float(((values[name] - start[name]) ** 2).sum()) for name in start))
+    assert distances[1] < 0.8 * distances[0]
+
+
+def test_the_recipe_says_how_many_steps_and_progress_is_told():
+    network = fresh(epochs=2)
+    told = []
+    result = train(network, tiny_scans(1), seed=1, on_step=lambda *news: told.append(news))
+    assert result.steps == network.recipe.steps(4) == 2
+    assert [news[:2] for news in told] == [(1, 2), (2, 2)]
+    assert told[-1][2] == result.losses[-1]
+
+
+def test_nothing_to_train_on_is_refused():
+    with pytest.raises(SettingsError, match="at least 1 support image"):
+        train(fresh(), tiny_scans(1)[:0], seed=1)
+
+
+def test_training_leaves_the_global_random_state_and_the_backbone_alone():
+    before, digest = torch.random.get_rng_state(), tiny_backbone().visual.conv1.weight.clone()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002 - that it is left alone is the point
+    train(fresh(bank_views=0), tiny_scans(1), seed=1, steps=1)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+    assert torch.equal(tiny_backbone().visual.conv1.weight, digest)
