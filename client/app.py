@@ -5,18 +5,17 @@ are not this project's own not even there: their texts may quote a path or a pat
 """
 
 import logging
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from client.scrub import noted
 from client.service.fit import FitReply, FitRequest
 from client.service.registry import find
-from mediclip.errors import FederationError, MediClipError
+from mediclip.errors import FederationError
 from mediclip.model.trainables import TensorSpec
 from mediclip.protocol import (
     ARRAYS,
@@ -47,7 +46,7 @@ def present(message: Message, context: Context) -> Message:
         try:
             card["schema-digest"] = site.schema_digest(_text(config, "recipe"))
         except Exception as error:  # noqa: BLE001 - whatever a site raises, its text must not leave
-            card["error"] = _noted(error)
+            card["error"] = noted(error, _log)
         return RecordDict({CONFIG: ConfigRecord(dict(card))})
 
     return _reply(message, answer)
@@ -68,19 +67,8 @@ def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
     try:
         return Message(answer(), reply_to=message)
     except Exception as error:  # noqa: BLE001 - whatever a site raises, its text must not leave
-        code, sentence = error_reply(_noted(error))
+        code, sentence = error_reply(noted(error, _log))
         return Message(Error(code, sentence), reply_to=message)
-
-
-def _noted(error: Exception) -> str:
-    """Log an error at the site and return the word that may leave."""
-    if isinstance(error, MediClipError):
-        _log.error("%s", error)
-        return error.code
-    frames = traceback.extract_tb(error.__traceback__)
-    places = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames))
-    _log.error("%s at %s", type(error).__name__, places)
-    return MediClipError.code
 
 
 def _request(message: Message) -> FitRequest:

@@ -31,6 +31,8 @@ class SiteSettings(Settings):
         threads: Torch threads of the site's process.
         max_rounds: Round after which the site answers no more; no limit when left out.
         metrics: Which numbers may leave beside the number of support images.
+        min_images: Fewest support images from which an update may leave.
+        max_update_norm: Largest Euclidean norm of the site's own update that may leave; any when left out.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .-]+$")]
@@ -46,6 +48,8 @@ class SiteSettings(Settings):
     threads: Annotated[int, Field(ge=1)] = 1
     max_rounds: Annotated[int, Field(ge=1)] | None = None
     metrics: tuple[MetricName, ...] = METRIC_NAMES
+    min_images: Annotated[int, Field(ge=1)] = 1
+    max_update_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _has_one_support_set(self) -> Self:

@@ -14,7 +14,9 @@
     ├── CheckpointError      a model or round file is damaged or belongs to something else
     ├── FederationError      the federation cannot go on
     │   ├── QuorumError      too few sites gave an update that counts
-    │   └── UpdateRefusedError  one site's update does not count, with its reason
+    │   ├── UpdateRefusedError  one site's update does not count, with its reason
+    │   ├── PolicyError      a request lies outside what a site allows, with its reason
+    │   └── ServiceError     a site's own service is away, or answered with a word
     └── VerificationError    a computed number is outside its tolerance
 
 A message says what must hold, what was found and what to do. It never quotes a patient's identifier,
@@ -32,7 +34,7 @@ class MediClipError(Exception):
         exit_code: What the command line exits with.
     """
 
-    code: ClassVar[str] = "failed"
+    code: str = "failed"
     exit_code: ClassVar[int] = 1
 
 
@@ -133,6 +135,32 @@ class UpdateRefusedError(FederationError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class PolicyError(FederationError):
+    """A request, or the answer to it, lies outside what a site allows.
+
+    Attributes:
+        reason: ``federation``, ``source``, ``rounds``, ``images`` or ``norm``; the code is
+            ``policy-<reason>``.
+    """
+
+    code = "policy"
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.code = f"{type(self).code}-{reason}"
+
+
+class ServiceError(FederationError):
+    """A site's service is away, or answered with the code of an error that it keeps to itself."""
+
+    code = "service"
+
+    def __init__(self, message: str, *, code: str = "service") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class VerificationError(MediClipError, AssertionError):

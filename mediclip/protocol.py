@@ -54,6 +54,12 @@ SENTENCES: Final = {
     "schema": "The site's model and the server's differ in their tensors.",
     "checkpoint": "One of the site's files is damaged.",
     "federation": "The site takes no part in what was asked.",
+    "service": "The service that owns the site's scans is not running.",
+    "policy-federation": "The site's policy names another federation.",
+    "policy-source": "The site's policy names other application code.",
+    "policy-rounds": "The site's policy ends before this round.",
+    "policy-images": "The site has fewer images than its policy asks for.",
+    "policy-norm": "The site's own update is larger than its policy lets leave.",
 }
 """The only texts that leave a site in place of an exception, by the code of the error."""
 

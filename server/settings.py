@@ -44,6 +44,7 @@ class RunSettings(Settings):
         max_examples: Most images that one site can count with in the average.
         max_update_norm: Largest Euclidean norm of an update; 0 derives it from the optimiser.
         resume: Go on from the last finished round in ``out`` if there is one.
+        federation: Name of the federation, by which a site's policy knows whom it answers.
         sites_dir: Folder of ``site-K.toml`` for simulated nodes; read by the sites alone.
     """
 
@@ -65,6 +66,7 @@ class RunSettings(Settings):
     max_examples: Annotated[int, Field(ge=1)] = 64
     max_update_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     resume: bool = False
+    federation: str = ""
     sites_dir: str = ""
 
     @model_validator(mode="after")

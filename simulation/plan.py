@@ -97,7 +97,7 @@ class Plan:
         values = {
             name: getattr(self, name)
             for name in RunSettings.model_fields
-            if name not in {"out", "schema_file", "recipe_file", "sites", "quorum", "sites_dir"}
+            if name not in {"out", "schema_file", "recipe_file", "sites", "quorum", "federation", "sites_dir"}
         }
         values |= {
             "out": out,

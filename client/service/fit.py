@@ -1,7 +1,11 @@
 """What the ClientApp asks of a site and gets back, in NumPy and plain values: the seam for a daemon."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mediclip.model.trainables import Trainables
 
@@ -42,6 +46,42 @@ class FitReply:
     tensors: Trainables
     examples: int
     metrics: dict[str, float]
+
+
+PrivateState = Mapping[str, NDArray[np.generic]]
+"""What a site keeps for itself from round to round, by name: tensors, optimiser state; it never leaves."""
+
+
+class Trainer(Protocol):
+    """A site as its daemon sees it: it trains, and leaves keeping and deciding to others."""
+
+    @property
+    def name(self) -> str:
+        """What the server calls the site."""
+        ...
+
+    def schema_digest(self, recipe: str) -> str:
+        """Digest the tensors that the site would send for a recipe in JSON."""
+        ...
+
+    def count_images(self, recipe: str) -> int:
+        """Count the support images that a recipe in JSON would be trained with."""
+        ...
+
+    def fit_from(self, request: FitRequest, private: PrivateState) -> tuple[FitReply, PrivateState]:
+        """Train for one round from what the site kept before it.
+
+        Args:
+            request: The round's work.
+            private: What the site kept after the round before; empty at first.
+
+        Returns:
+            What may leave, and what the site keeps; the same for the same arguments.
+
+        Raises:
+            MediClipError: If the site cannot or will not.
+        """
+        ...
 
 
 class SiteService(Protocol):

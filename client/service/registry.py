@@ -1,4 +1,4 @@
-"""Where a ClientApp finds its site: served by this process, or opened from a file by a simulated node."""
+"""Where a ClientApp finds its site: behind a socket, in its own process, or in a simulated node's file."""
 
 import functools
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ from mediclip.errors import SettingsError
 
 Scalar = str | int | float | bool
 SITE = "site"
+SOCKET = "socket"
+FEDERATION = "federation"
 SITES_DIR = "sites-dir"
 PARTITION = "partition-id"
 
@@ -41,9 +43,10 @@ def find(node_config: Mapping[str, object], run_config: Mapping[str, object]) ->
     """Find the site of a node.
 
     Args:
-        node_config: Flower's settings of the node: ``site`` for one that this process serves, or
-            ``partition-id`` K for the one of ``site-K.toml``.
-        run_config: Flower's settings of the run, with ``sites-dir`` for the latter.
+        node_config: Flower's settings of the node: ``socket`` for a site behind its daemon, ``site`` for one
+            that this process serves, or ``partition-id`` K for the one of ``site-K.toml``.
+        run_config: Flower's settings of the run: ``federation`` for a site's policy, ``sites-dir`` for the
+            files.
 
     Returns:
         The site; one from a file is opened once in a process and kept.
@@ -51,6 +54,9 @@ def find(node_config: Mapping[str, object], run_config: Mapping[str, object]) ->
     Raises:
         SettingsError: If there is no such site or its file cannot be used.
     """
+    socket = node_config.get(SOCKET)
+    if socket is not None:
+        return _reached(Path(str(socket)), str(run_config.get(FEDERATION, "")))
     name = node_config.get(SITE)
     if name is not None:
         if name in _served:
@@ -65,6 +71,13 @@ def find(node_config: Mapping[str, object], run_config: Mapping[str, object]) ->
         )
         raise SettingsError(message)
     return _opened(Path(str(folder)) / f"site-{number}.toml")
+
+
+@functools.cache
+def _reached(socket: Path, federation: str) -> SiteService:
+    from client.service.remote import RemoteSite  # noqa: PLC0415 - simulations need no gRPC
+
+    return RemoteSite(socket, federation)
 
 
 @functools.cache

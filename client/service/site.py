@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from client.service.fit import FitReply, FitRequest
+from client.service.fit import FitReply, FitRequest, PrivateState
 from client.settings import SiteSettings
 from mediclip.config import Recipe, load_recipe
 from mediclip.data.manifest import open_dataset
@@ -138,6 +138,35 @@ class Site:
         """
         with self._lock:
             return self._bench_for(recipe).network.schema.digest()
+
+    def count_images(self, recipe: str) -> int:
+        """Count the support images.
+
+        Args:
+            recipe: The recipe as JSON.
+
+        Raises:
+            DataError: If the scans cannot be used.
+            BackboneError: If the backbone cannot be loaded or is another.
+            SettingsError: If the recipe is not one, or not the site's.
+        """
+        with self._lock:
+            return len(self._bench_for(recipe).support)
+
+    def fit_from(self, request: FitRequest, private: PrivateState) -> tuple[FitReply, PrivateState]:
+        """Train for one round as :meth:`fit` does, and hand on what the site keeps for itself.
+
+        Args:
+            request: The round's work.
+            private: What was kept after the round before; this model has no private part and changes none.
+
+        Returns:
+            What may leave, and what is kept.
+
+        Raises:
+            MediClipError: As :meth:`fit` does.
+        """
+        return self.fit(request), private
 
     def fit(self, request: FitRequest) -> FitReply:
         """Judge the global model, then train it for one round.

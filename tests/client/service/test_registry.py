@@ -53,3 +53,10 @@ def test_a_node_that_knows_no_site_says_what_to_set(node_config, run_config):
 def test_a_missing_site_file_is_named(tmp_path):
     with pytest.raises(SettingsError, match=r"site-5\.toml"):
         registry.find({"partition-id": 5}, {"sites-dir": str(tmp_path)})
+
+
+def test_a_node_with_a_socket_reaches_the_daemon_behind_it_once_for_a_federation(tmp_path):
+    node = {"socket": str(tmp_path / "site.sock"), "site": "served elsewhere"}
+    sites = [registry.find(node, {"federation": name}) for name in ("a", "b", "a")]
+    assert sites[0] is sites[2]
+    assert sites[0] is not sites[1]

@@ -1,0 +1,147 @@
+"""A site's kit: the folder that the coordinator provisions, and what the site keeps beside it.
+
+kit.toml site.toml ca.crt node_key node_key.pub    written by the coordinator, site.toml completed here
+state/                                             written here, for the site's own user alone
+    site.sock audit.jsonl rounds/ flower/ logs
+"""
+
+import tomllib
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from client.policy import Policy
+from client.settings import SiteSettings, load_site_settings
+from mediclip.config import Settings
+from mediclip.errors import SettingsError
+
+KIT_FILE: Final = "kit.toml"
+SITE_FILE: Final = "site.toml"
+_LONGEST_SOCKET: Final = 100  # bytes; a Unix socket's path ends at 108
+
+
+class KitSettings(Settings):
+    """What the coordinator says in ``kit.toml``.
+
+    Attributes:
+        federation: Name of the federation, which every run of it must give.
+        superlink: ``host:port`` of the coordinator's public address.
+        site: Name of the site.
+        app_source_sha256: Digest that the installed application must have.
+        not_after: When the site's key expires.
+    """
+
+    federation: Annotated[str, Field(min_length=1, max_length=64)]
+    superlink: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[\w.-]+):[0-9]{1,5}$")]
+    site: Annotated[str, Field(min_length=1, max_length=64)]
+    app_source_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    not_after: datetime
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of the coordinator."""
+        host, _, port = self.superlink.rpartition(":")
+        return host.strip("[]"), int(port)
+
+
+class Kit:
+    """A kit on disk.
+
+    Args:
+        folder: The kit's folder.
+
+    Raises:
+        SettingsError: If ``kit.toml`` cannot be read, or a key is unknown, missing or out of range.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve()
+        try:
+            values = tomllib.loads((folder / KIT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            message = (
+                f"A kit must be a folder with a readable {KIT_FILE}. This one has none; unpack the "
+                "coordinator's kit again and name its folder with --kit."
+            )
+            raise SettingsError(message) from error
+        self.settings = KitSettings.parse(values, source=KIT_FILE)
+
+    def site(self) -> SiteSettings:
+        """Read the site's own settings.
+
+        Raises:
+            SettingsError: If they cannot be used, or name another site than the kit.
+        """
+        settings = load_site_settings(self.folder / SITE_FILE)
+        if settings.name != self.settings.site:
+            message = (
+                f"The name in {SITE_FILE} must be the kit's, {self.settings.site!r}. Got {settings.name!r}; "
+                "correct it, or use that site's kit."
+            )
+            raise SettingsError(message)
+        return settings
+
+    def policy(self) -> Policy:
+        """Put together what coordinator and site have agreed on.
+
+        Raises:
+            SettingsError: If the site's settings cannot be used.
+        """
+        site = self.site()
+        return Policy(
+            federation=self.settings.federation,
+            source_digest=self.settings.app_source_sha256,
+            max_rounds=site.max_rounds,
+            min_images=site.min_images,
+            metrics=frozenset(site.metrics),
+            max_update_norm=site.max_update_norm,
+        )
+
+    def make_state(self) -> Path:
+        """Make the folder for what the site keeps, which only its own user may enter."""
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        self.state.chmod(0o700)
+        return self.state
+
+    @property
+    def state(self) -> Path:
+        """Folder of what the site keeps."""
+        return self.folder / "state"
+
+    @property
+    def certificate(self) -> Path:
+        """Certificate of the coordinator's authority."""
+        return self.folder / "ca.crt"
+
+    @property
+    def key(self) -> Path:
+        """The node's private key."""
+        return self.folder / "node_key"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.state / "audit.jsonl"
+
+    @property
+    def rounds(self) -> Path:
+        """Folder of the answered rounds."""
+        return self.state / "rounds"
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's socket.
+
+        Raises:
+            SettingsError: If its path is longer than a socket's may be.
+        """
+        path = self.state / "site.sock"
+        if len(str(path).encode()) > _LONGEST_SOCKET:
+            message = (
+                f"The path of a kit must leave room for a socket, {_LONGEST_SOCKET} bytes in all. This one "
+                f"is {len(str(path).encode())} long; move the kit to a shorter path."
+            )
+            raise SettingsError(message)
+        return path

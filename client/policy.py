@@ -1,0 +1,119 @@
+"""What a site allows: whose questions it answers, with which code, for how long, and what may leave.
+
+The daemon asks the policy before it trains and again before it answers. A refusal has one of five reasons,
+which are all that the coordinator learns. Two further refusals need no policy: another backbone, by its
+SHA-256, and another recipe, which the site itself refuses to load.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.service.fit import FitReply, FitRequest
+from mediclip.errors import PolicyError
+from mediclip.model.trainables import Trainables
+from mediclip.protocol import METRIC_NAMES
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A site's rules; whatever is None is not restricted.
+
+    Attributes:
+        federation: The only federation that is answered.
+        source_digest: Digest that the site's own application code must have.
+        max_rounds: Last round that is answered.
+        min_images: Fewest support images from which an update may leave, at least 1.
+        metrics: Which numbers may leave beside the number of support images.
+        max_update_norm: Largest Euclidean norm of the site's own update, above 0.
+    """
+
+    federation: str | None = None
+    source_digest: str | None = None
+    max_rounds: int | None = None
+    min_images: int = 1
+    metrics: frozenset[str] = frozenset(METRIC_NAMES)
+    max_update_norm: float | None = None
+
+    def check_asker(self, federation: str, source_digest: str) -> None:
+        """Refuse another federation, and to answer with other code.
+
+        Args:
+            federation: What the run says it belongs to; empty where it does not say.
+            source_digest: Digest of the application that this process runs.
+
+        Raises:
+            PolicyError: For the reason ``federation`` or ``source``.
+        """
+        if self.federation is not None and federation != self.federation:
+            message = (
+                f"A run must belong to the federation {self.federation!r}. This one does not say so; "
+                "ask its coordinator for a kit of that federation."
+            )
+            raise PolicyError(message, reason="federation")
+        if self.source_digest is not None and source_digest != self.source_digest:
+            message = (
+                f"The application's code must have the digest {self.source_digest[:16]}…. The installed one "
+                f"has {source_digest[:16]}…; install the version that the kit was made for."
+            )
+            raise PolicyError(message, reason="source")
+
+    def check_round(self, number: int) -> None:
+        """Refuse a round beyond the last.
+
+        Raises:
+            PolicyError: For the reason ``rounds``.
+        """
+        if self.max_rounds is not None and number > self.max_rounds:
+            message = (
+                f"A round must be at most {self.max_rounds}. Got {number}; raise 'max_rounds' in site.toml "
+                "if that is wanted."
+            )
+            raise PolicyError(message, reason="rounds")
+
+    def check_images(self, count: int) -> None:
+        """Refuse to train from too few images.
+
+        Raises:
+            PolicyError: For the reason ``images``.
+        """
+        if count < self.min_images:
+            message = (
+                f"An update must come from at least {self.min_images} images. There are {count}; add normal "
+                "images, or lower 'min_images' in site.toml if that is wanted."
+            )
+            raise PolicyError(message, reason="images")
+
+    def release(self, request: FitRequest, reply: FitReply) -> FitReply:
+        """Let an answer leave, without the numbers that are not allowed.
+
+        Args:
+            request: The round's work, with the global model.
+            reply: What the site would answer.
+
+        Returns:
+            What leaves.
+
+        Raises:
+            PolicyError: For the reason ``images`` or ``norm``.
+        """
+        self.check_images(reply.examples)
+        norm = update_norm(request.tensors, reply.tensors)
+        if self.max_update_norm is not None and not norm <= self.max_update_norm:
+            message = (
+                f"The site's update must have a norm of at most {self.max_update_norm:.4g}. It has "
+                f"{norm:.4g}; ask the coordinator for fewer local steps, or raise 'max_update_norm'."
+            )
+            raise PolicyError(message, reason="norm")
+        allowed = {name: value for name, value in reply.metrics.items() if name in self.metrics}
+        return FitReply(reply.tensors, reply.examples, allowed)
+
+
+def update_norm(before: Trainables, after: Trainables) -> float:
+    """Return the Euclidean norm of ``after - before`` over all tensors, in float64."""
+    squares = 0.0
+    for name, value in after.items():
+        difference = value.astype(np.float64) - before[name]
+        squares += float(np.vdot(difference, difference))
+    return math.sqrt(squares)

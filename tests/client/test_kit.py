@@ -1,0 +1,72 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from client.kit import Kit
+from mediclip.errors import SettingsError
+from tests.kits import FEDERATION, make_kit
+
+
+def edit(kit, old, new):
+    path = kit.folder / "kit.toml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return kit.folder
+
+
+def test_a_kit_gives_address_expiry_and_policy(tmp_path):
+    kit = make_kit(
+        tmp_path, superlink="fl.example.org:9443", max_rounds=7, min_images=4, metrics=["val_loss"]
+    )
+    assert kit.settings.address == ("fl.example.org", 9443)
+    assert kit.settings.not_after == datetime(2100, 1, 1, tzinfo=UTC)
+    policy = kit.policy()
+    assert (policy.federation, policy.source_digest) == (FEDERATION, kit.settings.app_source_sha256)
+    assert (policy.max_rounds, policy.min_images, policy.metrics) == (7, 4, {"val_loss"})
+
+
+def test_an_address_of_version_six_keeps_its_colons(tmp_path):
+    assert make_kit(tmp_path, superlink="[2001:db8::1]:9443").settings.address == ("2001:db8::1", 9443)
+
+
+def test_the_state_is_for_the_sites_user_alone(tmp_path):
+    kit = make_kit(tmp_path)
+    kit.state.mkdir(mode=0o755)
+    kit.make_state()
+    assert kit.state.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('federation = "', 'colour = "', "'colour'|'federation'"),
+        ("127.0.0.1:9", "127.0.0.1", "'superlink'"),
+        ("127.0.0.1:9", "https://a.b:9", "'superlink'"),
+        ('app_source_sha256 = "', 'app_source_sha256 = "x', "'app_source_sha256'"),
+        ("2100-01-01T00:00:00Z", "soon", "'not_after'"),
+        ('federation = "', "federation = ", "readable kit.toml"),
+    ],
+)
+def test_a_kit_with_a_fault_is_one_sentence_that_names_it(tmp_path, old, new, words):
+    folder = edit(make_kit(tmp_path), old, new)
+    with pytest.raises(SettingsError, match=words):
+        Kit(folder)
+
+
+def test_a_folder_that_is_no_kit_says_where_to_get_one(tmp_path):
+    with pytest.raises(SettingsError, match=r"must be a folder with a readable kit\.toml"):
+        Kit(tmp_path)
+
+
+def test_the_settings_of_another_site_do_not_fit(tmp_path):
+    kit = Kit(edit(make_kit(tmp_path), 'site = "site-0"', 'site = "north"'))
+    with pytest.raises(SettingsError, match=r"must be the kit's, 'north'\. Got 'site-0'"):
+        kit.site()
+
+
+def test_a_path_too_long_for_a_socket_is_said_before_anything_fails(tmp_path):
+    folder = tmp_path / ("x" * 100)
+    folder.mkdir()
+    with pytest.raises(SettingsError, match="move the kit to a shorter path"):
+        _ = make_kit(folder).socket
