@@ -5,15 +5,15 @@ marker               layout
 ===================  ==============================================================================
 folder ``samples/``  MediCLIP sample lists: :mod:`mediclip.data.sample_lists`
 folder ``normal/``   plain folders: :mod:`mediclip.data.plain_folders`
+neither, but DICOM   a tree of DICOM files: :mod:`mediclip.data.dicom_tree`
 ===================  ==============================================================================
-
-Another layout, such as a tree of DICOM files, is one more entry of ``_LAYOUTS``.
 """
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from mediclip.data.dicom_tree import is_dicom_tree, open_dicom_tree
 from mediclip.data.plain_folders import open_plain_folders
 from mediclip.data.sample_lists import open_sample_lists
 from mediclip.data.samples import Dataset, Sample, has_masks
@@ -45,19 +45,25 @@ def open_dataset(directory: Path, name: str | None = None) -> Dataset:
     if not directory.is_dir():
         message = f"The data folder of {name!r} must exist, but it does not; correct its path."
         raise ManifestError(message)
-    found = [marker for marker in _LAYOUTS if (directory / marker).is_dir()]
-    if len(found) != 1:
-        message = (
-            f"The data folder of {name!r} must have either a 'samples' folder with MediCLIP's lists or a "
-            f"'normal' folder with images, but it has {'both' if found else 'neither'}; "
-            f"{'keep one of them' if found else 'arrange it in one of these ways'}."
-        )
-        raise ManifestError(message)
     try:
-        return _LAYOUTS[found[0]](directory, name)
+        return _opener(directory, name)(directory, name)
     except OSError as error:  # its own text would quote a path
         message = (
             f"The data folder of {name!r} must be readable, but it is not ({error.strerror}); "
             "give this user the right to read all of it."
         )
         raise ManifestError(message) from None
+
+
+def _opener(directory: Path, name: str) -> Callable[[Path, str], Dataset]:
+    found = [marker for marker in _LAYOUTS if (directory / marker).is_dir()]
+    if len(found) == 1:
+        return _LAYOUTS[found[0]]
+    if not found and is_dicom_tree(directory):
+        return open_dicom_tree
+    message = (
+        f"The data folder of {name!r} must have either a 'samples' folder with MediCLIP's lists, a 'normal' "
+        f"folder with images or DICOM files, but it has {'both folders' if found else 'none of them'}; "
+        f"{'keep one of them' if found else 'arrange it in one of these ways'}."
+    )
+    raise ManifestError(message)

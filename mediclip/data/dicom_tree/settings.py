@@ -55,6 +55,33 @@ class TreeSettings(BaseModel):
     frames: Frames = "middle"
 
 
+def find_settings_file(directory: Path, name: str) -> Path | None:
+    """Look for the settings file in and beside a folder.
+
+    Args:
+        directory: The folder.
+        name: What messages call the set.
+
+    Returns:
+        The file's path, or None where there is none.
+
+    Raises:
+        ManifestError: If there are two.
+    """
+    real = directory.resolve()
+    places = [real / "dicom.toml"]
+    if real.name:
+        places.append(real.with_name(real.name + ".toml"))
+    found = [place for place in places if place.is_file() and not place.is_symlink()]
+    if len(found) > 1:
+        message = (
+            f"The data folder of {name!r} must have one settings file at most, but there is one in it "
+            "and one beside it; keep one of them."
+        )
+        raise ManifestError(message)
+    return found[0] if found else None
+
+
 def find_settings(directory: Path, name: str) -> TreeSettings:
     """Read the settings in or beside a folder.
 
@@ -69,21 +96,11 @@ def find_settings(directory: Path, name: str) -> TreeSettings:
         ManifestError: If there are two files or one cannot be read.
         SettingsError: If a key or value is unknown.
     """
-    real = directory.resolve()
-    places = [real / "dicom.toml"]
-    if real.name:
-        places.append(real.with_name(real.name + ".toml"))
-    found = [place for place in places if place.is_file() and not place.is_symlink()]
-    if not found:
+    file = find_settings_file(directory, name)
+    if file is None:
         return TreeSettings()
-    if len(found) > 1:
-        message = (
-            f"The data folder of {name!r} must have one settings file at most, but there is one in it "
-            "and one beside it; keep one of them."
-        )
-        raise ManifestError(message)
     try:
-        with found[0].open("rb") as stream:
+        with file.open("rb") as stream:
             content = tomllib.loads(stream.read(MAX_SETTINGS_BYTES).decode("utf-8"))
         return TreeSettings.model_validate(content)
     except OSError as error:  # its own text would quote the path
