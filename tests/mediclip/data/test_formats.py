@@ -13,9 +13,9 @@ from mediclip.errors import ImageError, MaskError
 @pytest.mark.parametrize("format_name", ["PNG", "JPEG"])
 def test_files_go_to_their_reader_by_content_whatever_they_are_called(tmp_path: Path, format_name: str):
     path = tmp_path / "no-extension"
-    Image.new("L", (20, 10), 77).save(path, format=format_name)
+    Image.new("L", (20, 10), 177).save(path, format=format_name)
     assert format_of(path, name="image 0") is RASTER
-    np.testing.assert_array_equal(read_image(path, name="image 0"), np.full((10, 20), 77))
+    np.testing.assert_array_equal(read_image(path, name="image 0"), np.full((10, 20), 177))
     assert read_mask(path, name="image 0").all()
     assert read_shape(path, name="image 0") == (10, 20)
 

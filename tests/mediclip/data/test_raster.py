@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from scipy.ndimage import label
 
 from mediclip.data.raster import MAX_PIXELS, read_grey, read_mask, read_shape
 from mediclip.data.source import MAX_BYTES
@@ -199,6 +200,16 @@ class TestMask:
         mask = read_mask(path, name=NAME)
         assert mask.dtype == np.bool_
         np.testing.assert_array_equal(mask, pixels != 0)
+
+    def test_a_jpeg_mask_keeps_its_shape_without_the_specks_of_its_compression(self, tmp_path: Path):
+        y, x = np.mgrid[:64, :64]
+        disc = np.uint8(255 * ((y - 30) ** 2 + (x - 33) ** 2 < 200))
+        path = saved(tmp_path / "a.jpg", Image.fromarray(disc), quality=60)
+        with Image.open(path) as stored:
+            assert np.count_nonzero(np.asarray(stored)) > 1.2 * np.count_nonzero(disc)
+        found = read_mask(path, name=NAME)
+        assert np.mean(found != (disc > 0)) < 0.005
+        assert label(found)[1] == 1
 
     @pytest.mark.parametrize("channel", [0, 1, 2])
     def test_one_level_in_one_channel_is_abnormal(self, tmp_path: Path, encode_png: Callable, channel: int):

@@ -71,7 +71,7 @@ def test_a_mean_that_loses_is_marked_as_well(write):
     html = write(results_of(BAD))
     assert "0.100 below the sites alone (0.700)" in html
     assert "at site-1, site-2." in html
-    assert html.count('class="number flag">▼ ') == 4  # the mean, two sites, and pooled
+    assert html.count('class="number flag">▼ ') == 3  # the mean and two sites
 
 
 def test_equal_numbers_are_called_the_same(write):
