@@ -100,7 +100,7 @@ def open_dicom_tree(
         samples, splits = _listed(directory, rows, chosen, {**scan.reasons, **reasons}, settings, scan)
         named = {row.file for row in rows}
         reasons |= dict.fromkeys(chosen.keys() - named, NOT_LISTED)
-    left_out = Counter(scan.left_out) + Counter(reasons.values())
+    left_out = Counter(scan.left_out) + Counter(reasons.values()) - _own_files(directory, scan, table, rows)
     if not samples:
         found = ", ".join(f"{reason}: {count}" for reason, count in sorted(left_out.items()))
         message = (
@@ -116,6 +116,18 @@ def open_dicom_tree(
         for side in ("train", "test")
     )
     return Dataset(name, train, test, dict(sorted(left_out.items())))
+
+
+def _own_files(
+    directory: Path, scan: TreeScan, table: Path | None, rows: Sequence[Row] | None
+) -> Counter[str]:
+    """Count what is no image but belongs to the set all the same: its table, settings and masks."""
+    places = [file for file in (table, find_settings_file(directory, "")) if file is not None]
+    own = {row.mask for row in rows or () if row.mask is not None}
+    for place in places:
+        if place.parent.resolve() == directory.resolve():
+            own.add(place.name)
+    return Counter(scan.reasons[file] for file in own if file in scan.reasons)
 
 
 def _filtered(scan: TreeScan, settings: TreeSettings) -> tuple[dict[str, TreeImage], dict[str, str]]:
