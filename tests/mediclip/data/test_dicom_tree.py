@@ -458,7 +458,10 @@ NOT_THERE = "name a usable image in the folder, but there is none; correct the p
         ),
         (
             "a.dcm,1,link.png",
-            "name a mask that exists inside the folder, but it leads out of it; restore it or correct the path.",
+            (
+                "name a mask that exists inside the folder, but it leads out of it; restore it or "
+                "correct the path."
+            ),
         ),
         ("a.dcm,,,,,1", "name a frame that exists, from 0, but its image has 1; correct it."),
         (
