@@ -6,18 +6,19 @@ other file that is no image is refused rather than passed over, so that no scan 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Final
 
+from mediclip.data import raster
+from mediclip.data.dicom_tree.scan import scan_tree
 from mediclip.data.formats import SUFFIXES
+from mediclip.data.patients import split_by_patient
 from mediclip.data.samples import ABNORMAL, LABEL_NAMES, NORMAL, Dataset, Sample, Split
 from mediclip.errors import ManifestError
-from mediclip.rng import generator
 
 IGNORED: Final = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
-SPLIT_SEED: Final = 0
 
 
 def open_plain_folders(directory: Path, name: str) -> Dataset:
@@ -26,6 +27,8 @@ def open_plain_folders(directory: Path, name: str) -> Dataset:
     Normal images are divided by a fixed permutation that depends on their number alone: half of them, the
     odd one included, are the training pool and the rest are test images, before the abnormal ones. Without
     abnormal images there is nothing to be judged on, so all normal ones are the pool and ``test`` is empty.
+    DICOM files say whose they are: their patients are divided, and nobody is on both sides
+    (:func:`mediclip.data.patients.split_by_patient`).
 
     Args:
         directory: The data folder, with ``normal/``.
@@ -46,29 +49,28 @@ def open_plain_folders(directory: Path, name: str) -> Dataset:
         )
         raise ManifestError(message)
     _refuse_orphans(masks, {*normal, *abnormal})
-    healthy = [_sample(path, NORMAL, name, None) for path in normal.values()]
-    ill = [_sample(path, ABNORMAL, name, masks.get(key)) for key, path in abnormal.items()]
-    if not ill:
-        return Dataset(name, _numbered(healthy, "train"), ())
-    train, test = _split_normals(healthy)
-    return Dataset(name, _numbered(train, "train"), _numbered(test + ill, "test"))
+    groups = _patients(directory, name, [*normal.values(), *abnormal.values()])
+    samples = [_sample(path, NORMAL, name, None, groups) for path in normal.values()]
+    samples += [_sample(path, ABNORMAL, name, masks.get(key), groups) for key, path in abnormal.items()]
+    patients = [i if sample.group is None else sample.group for i, sample in enumerate(samples)]
+    splits = split_by_patient([sample.label for sample in samples], patients)
+    return Dataset(name, _side("train", samples, splits), _side("test", samples, splits))
 
 
-def _split_normals(healthy: list[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Divide by a fixed permutation, each half in the order of the whole; the first has the odd one."""
-    order = generator(SPLIT_SEED, "split", "normal").permutation(len(healthy))
-    pool = {int(i) for i in order[: (len(healthy) + 1) // 2]}
-    train = [sample for i, sample in enumerate(healthy) if i in pool]
-    test = [sample for i, sample in enumerate(healthy) if i not in pool]
-    return train, test
+def _patients(directory: Path, name: str, images: Sequence[Path]) -> dict[Path, str]:
+    """Find out whose the DICOM files among the images are; other formats do not say."""
+    if all(path.suffix.lower() in raster.SUFFIXES for path in images):
+        return {}
+    return {directory / image.file: image.group for image in scan_tree(directory, name).images}
 
 
-def _sample(image: Path, label: int, name: str, mask: Path | None) -> Sample:
-    return Sample(0, image, label, LABEL_NAMES[label], name, mask)
+def _sample(image: Path, label: int, name: str, mask: Path | None, groups: Mapping[Path, str]) -> Sample:
+    return Sample(0, image, label, LABEL_NAMES[label], name, mask, group=groups.get(image))
 
 
-def _numbered(samples: list[Sample], split: Split) -> tuple[Sample, ...]:
-    return tuple(replace(sample, index=i, split=split) for i, sample in enumerate(samples))
+def _side(side: Split, samples: Sequence[Sample], splits: Sequence[Split]) -> tuple[Sample, ...]:
+    chosen = (sample for sample, split in zip(samples, splits, strict=True) if split == side)
+    return tuple(replace(sample, index=i, split=side) for i, sample in enumerate(chosen))
 
 
 def _list_images(folder: Path) -> dict[str, Path]:

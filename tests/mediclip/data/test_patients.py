@@ -1,11 +1,9 @@
 from dataclasses import dataclass
-from pathlib import Path
 
 from hypothesis import given, strategies as st
 
 from mediclip.data.patients import on_both_sides, split_by_patient
-from mediclip.data.plain_folders import _split_normals
-from mediclip.data.samples import Sample
+from mediclip.rng import generator
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,11 @@ def test_the_split_does_not_depend_on_what_patients_are_called(given_scans: Scan
 
 
 @given(st.integers(1, 40))
-def test_patients_of_one_image_are_split_as_plain_folders_are(n: int):
-    train, _ = _split_normals([Sample(i, Path(), 0, "normal", "s") for i in range(n)])
+def test_of_patients_of_one_image_the_first_half_of_a_fixed_permutation_is_the_pool(n: int):
+    order = generator(0, "split", "normal").permutation(n)
     splits = split_by_patient([0] * n + [1], [*range(n), "ill"])
-    assert [i for i, split in enumerate(splits) if split == "train"] == [s.index for s in train]
+    pool = {i for i, split in enumerate(splits) if split == "train"}
+    assert pool == {int(i) for i in order[: (n + 1) // 2]}
 
 
 def test_patients_on_both_sides_are_found():

@@ -2,10 +2,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
 
 from mediclip.data.manifest import Dataset, has_masks, open_dataset
-from mediclip.data.plain_folders import _numbered, _split_normals
 from mediclip.data.samples import Sample
 from mediclip.errors import ManifestError
 
@@ -30,17 +28,6 @@ def test_the_division_is_always_the_same(plain_set: Path):
     # Golden: PCG64 seeded by mediclip.rng; another division would change published results.
     assert names(open_dataset(plain_set).train) == ["n1.png", "n2.png", "n3.png"]
     assert open_dataset(plain_set) == open_dataset(plain_set)
-
-
-@settings(max_examples=60)
-@given(count=st.integers(1, 300))
-def test_halves_are_disjoint_and_the_odd_image_goes_to_the_pool(count: int):
-    healthy = [Sample(i, Path("a.png"), 0, "normal", "s") for i in range(count)]
-    train, test = _split_normals(healthy)
-    assert len(train) == (count + 1) // 2
-    assert sorted(train + test, key=lambda s: s.index) == healthy
-    assert train == sorted(train, key=lambda s: s.index)
-    assert [s.index for s in _numbered(train, "train")] == list(range(len(train)))
 
 
 @pytest.mark.parametrize("leave_folder", [True, False])
