@@ -21,16 +21,11 @@ AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
 
 
-class RunSettings(Settings):
-    """Settings of one federated run.
+class RoundSettings(Settings):
+    """How the rounds of a federation go, wherever it runs.
 
     Attributes:
-        out: Folder of the run: checkpoint, history and final tensors; absolute, as the files are, because
-            Flower starts the server in a folder of its own choice.
-        schema_file: JSON of the tensors that travel.
-        recipe_file: JSON of the recipe that the sites train with.
-        sites: How many sites are expected; the run starts without the late ones if the quorum is there.
-        quorum: How many admitted updates a round needs, at most ``sites``; 0 means all of them.
+        quorum: How many admitted updates a round needs, at most the number of sites; 0 means all of them.
         rounds: Last round.
         seed: The run's seed, sent to the sites.
         local_steps: Optimiser steps of each site in each round.
@@ -43,15 +38,8 @@ class RunSettings(Settings):
         join_timeout_s: Longest wait for sites to appear in seconds.
         max_examples: Most images that one site can count with in the average.
         max_update_norm: Largest Euclidean norm of an update; 0 derives it from the optimiser.
-        resume: Go on from the last finished round in ``out`` if there is one.
-        federation: Name of the federation, by which a site's policy knows whom it answers.
-        sites_dir: Folder of ``site-K.toml`` for simulated nodes; read by the sites alone.
     """
 
-    out: AbsolutePath
-    schema_file: AbsolutePath
-    recipe_file: AbsolutePath
-    sites: Annotated[int, Field(ge=1)]
     quorum: Annotated[int, Field(ge=0)] = 0
     rounds: Annotated[int, Field(ge=1)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -65,6 +53,26 @@ class RunSettings(Settings):
     join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_examples: Annotated[int, Field(ge=1)] = 64
     max_update_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class RunSettings(RoundSettings):
+    """Settings of one federated run.
+
+    Attributes:
+        out: Folder of the run: checkpoint, history and final tensors; absolute, as the files are, because
+            Flower starts the server in a folder of its own choice.
+        schema_file: JSON of the tensors that travel.
+        recipe_file: JSON of the recipe that the sites train with.
+        sites: How many sites are expected; the run starts without the late ones if the quorum is there.
+        resume: Go on from the last finished round in ``out`` if there is one.
+        federation: Name of the federation, by which a site's policy knows whom it answers.
+        sites_dir: Folder of ``site-K.toml`` for simulated nodes; read by the sites alone.
+    """
+
+    out: AbsolutePath
+    schema_file: AbsolutePath
+    recipe_file: AbsolutePath
+    sites: Annotated[int, Field(ge=1)]
     resume: bool = False
     federation: str = ""
     sites_dir: str = ""
