@@ -61,7 +61,8 @@ def make_scenario(
 ) -> Scenario:
     """Give each site a share of a set's normal images and draw its support set from the share.
 
-    Sites are given to sets in turn; the sites of one set split its normal training images.
+    Sites are given to sets in turn; the sites of one set split its normal training images, those of a patient
+    staying together where patients are known.
 
     Args:
         folders: Data folder of each set.
@@ -93,12 +94,13 @@ def make_scenario(
     for set_name, dataset in datasets.items():
         mine = [name for name, owner in zip(names, owners, strict=True) if owner == set_name]
         normal = [index for index, sample in enumerate(dataset.train) if sample.label == NORMAL]
+        patients = [dataset.train[index].group for index in normal]
         if partition == "iid":
-            shares = split_iid(len(normal), len(mine), seed, minimum=shots)
+            shares = split_iid(len(normal), len(mine), seed, minimum=shots, patients=patients)
         else:
             images = load_images([dataset.train[i] for i in normal], Preprocess(image_size))
             groups = appearance_groups(images, min(4, len(normal)))
-            shares = split_dirichlet(groups, len(mine), alpha, seed, minimum=shots)
+            shares = split_dirichlet(groups, len(mine), alpha, seed, minimum=shots, patients=patients)
         for name, share in zip(mine, shares, strict=True):
             order = generator(seed, "shots", name).permutation(len(share))[:shots]
             support = tuple(normal[int(share[int(position)])] for position in order)

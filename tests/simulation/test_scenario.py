@@ -3,7 +3,7 @@
 import pytest
 
 from mediclip.errors import ManifestError, SettingsError, SupportSetError
-from simulation.phantom import write_phantom_set
+from simulation.phantom import write_phantom_dicom, write_phantom_set
 from simulation.scenario import make_scenario
 
 
@@ -31,6 +31,24 @@ def test_no_two_sites_of_a_set_share_a_scan_and_each_has_its_shots(sets, partiti
         mine = [index for site in made.sites_of(name) for index in site.support]
         assert len(mine) == len(set(mine)) == 6
         assert all(0 <= index < 12 for index in mine)
+
+
+def test_no_two_sites_share_a_patient_where_patients_are_known(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDICLIP_CACHE", str(tmp_path / "cache"))
+    tree = write_phantom_dicom(
+        tmp_path / "tree",
+        "brain",
+        seed=1,
+        train_normal=12,
+        test_normal=1,
+        test_abnormal=1,
+        size=64,
+        images_per_patient=2,
+    )
+    made = make_scenario({"brain": tree}, sites=3, shots=4, seed=0)
+    patients = [{made.datasets["brain"].train[i].group for i in site.support} for site in made.sites]
+    assert [len(mine) for mine in patients] == [2, 2, 2]
+    assert len(set.union(*patients)) == 6
 
 
 def test_the_same_seed_makes_the_same_scenario_and_another_seed_another(sets):
