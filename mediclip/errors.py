@@ -5,6 +5,16 @@
     ├── DataError            the images, masks or lists cannot be used
     │   ├── ManifestError    a folder or sample list has no usable layout
     │   ├── ImageError       a file is empty, truncated, too large or no image
+    │   │   ├── NotDicomError         what should be a DICOM file is none
+    │   │   ├── TruncatedError        a file ends inside its header or its pixels
+    │   │   ├── NoPixelsError         a DICOM file without pixels, such as a report
+    │   │   ├── InvalidHeaderError    an attribute is missing or has no usable value
+    │   │   ├── TransferSyntaxError   pixels are coded in a way that is not read
+    │   │   ├── DecoderMissingError   the package that decodes the pixels is not installed
+    │   │   ├── DecodeError           the pixels cannot be decoded, or not in time
+    │   │   ├── EncryptedError        a file is encrypted
+    │   │   ├── TooLargeError         a header asks for more than the caps allow
+    │   │   └── DegenerateImageError  an image is constant, all padding or not finite
     │   ├── MaskError        a mask is missing or does not fit its image
     │   └── SupportSetError  fewer normal images than shots
     ├── BackboneError        a backbone cannot be found, loaded or is not the expected one
@@ -62,6 +72,74 @@ class ImageError(DataError):
     """A file is empty, truncated, too large or not an image."""
 
     code = "image"
+
+
+class NotDicomError(ImageError):
+    """What should be a DICOM file is none."""
+
+    code = "not-dicom"
+
+
+class TruncatedError(ImageError):
+    """A file ends inside its header or its pixels."""
+
+    code = "truncated"
+
+
+class NoPixelsError(ImageError):
+    """A DICOM file holds no pixels: a report, a plan, a directory."""
+
+    code = "no-pixels"
+
+
+class InvalidHeaderError(ImageError):
+    """An attribute of a header is missing or has no usable value.
+
+    Attributes:
+        keyword: The attribute's keyword in DICOM PS3.6; empty if the header as a whole cannot be read.
+    """
+
+    code = "invalid-header"
+
+    def __init__(self, message: str, *, keyword: str = "") -> None:
+        super().__init__(message)
+        self.keyword = keyword
+
+
+class TransferSyntaxError(ImageError):
+    """Pixels are coded in a transfer syntax that is not read."""
+
+    code = "transfer-syntax"
+
+
+class DecoderMissingError(ImageError):
+    """The package that decodes these pixels is not installed."""
+
+    code = "decoder-missing"
+
+
+class DecodeError(ImageError):
+    """Pixels cannot be decoded, or not within the time and memory that one image may take."""
+
+    code = "decode-failed"
+
+
+class EncryptedError(ImageError):
+    """A file, or what its image needs, is encrypted."""
+
+    code = "encrypted"
+
+
+class TooLargeError(ImageError):
+    """A header asks for more bytes, pixels or frames than the caps allow."""
+
+    code = "too-large"
+
+
+class DegenerateImageError(ImageError):
+    """An image is constant, all padding or not finite."""
+
+    code = "degenerate"
 
 
 class MaskError(DataError):

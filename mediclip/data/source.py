@@ -29,19 +29,22 @@ def unusable(name: str, must: str, found: str, do: str, *, error: type[DataError
 
 
 @contextmanager
-def opened(path: Path, *, name: str, error: type[DataError] = ImageError) -> Iterator[BinaryIO]:
+def opened(
+    path: Path, *, name: str, error: type[DataError] = ImageError, max_bytes: int = MAX_BYTES
+) -> Iterator[BinaryIO]:
     """Open a file that is regular, not empty and no larger than the cap.
 
     Args:
         path: The file.
         name: What messages call it.
         error: What to raise.
+        max_bytes: The cap.
 
     Yields:
         The file at its start.
 
     Raises:
-        DataError: Of the type ``error``, if the file is missing, unreadable, empty or above ``MAX_BYTES``.
+        DataError: Of the type ``error``, if the file is missing, unreadable, empty or above the cap.
     """
     remove = "or take it out of the set"
     try:
@@ -61,8 +64,8 @@ def opened(path: Path, *, name: str, error: type[DataError] = ImageError) -> Ite
         if status.st_size == 0:
             found = "its file is empty"
             raise unusable(name, "hold an image", found, f"copy it again {remove}", error=error)
-        if status.st_size > MAX_BYTES:
+        if status.st_size > max_bytes:
             found = f"it has {status.st_size / 2**20:.0f} MiB"
-            must = f"have at most {MAX_BYTES >> 20} MiB"
+            must = f"have at most {max_bytes >> 20} MiB"
             raise unusable(name, must, found, f"export it smaller {remove}", error=error)
         yield stream
