@@ -22,7 +22,7 @@ from mediclip.errors import BackboneError, FederationError, SchemaError, Setting
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.model.backbone import Backbone, load_backbone
 from mediclip.model.network import MediClip
-from mediclip.model.trainables import check_trainables
+from mediclip.model.trainables import Schema, check_trainables
 from mediclip.protocol import METRIC_NAMES
 from mediclip.rng import Name, generator
 from mediclip.synthesis.mixture import Mixture
@@ -44,6 +44,28 @@ class Material:
 
     backbone: Backbone
     support: NDArray[np.float32]
+
+
+def load_support(settings: SiteSettings, image_size: int) -> NDArray[np.float32]:
+    """Read a site's support images.
+
+    Args:
+        settings: The site's settings.
+        image_size: Side S in pixels.
+
+    Returns:
+        ``(K, S, S)`` in [0, 1].
+
+    Raises:
+        DataError: If the data folder or an image cannot be used, or there are fewer images than shots.
+    """
+    train_split = open_dataset(settings.data, settings.name).train
+    samples = (
+        choose_support(train_split, settings.support)
+        if settings.shots is None
+        else draw_support(train_split, settings.shots, settings.seed)
+    )
+    return load_images(samples, Preprocess(image_size))
 
 
 class Site:
@@ -103,13 +125,7 @@ class Site:
                     f"{loaded.sha256[:16]}…; correct 'backbone' in the site's settings."
                 )
                 raise BackboneError(message)
-            train_split = open_dataset(settings.data, settings.name).train
-            samples = (
-                choose_support(train_split, settings.support)
-                if settings.shots is None
-                else draw_support(train_split, settings.shots, settings.seed)
-            )
-            return Material(loaded, load_images(samples, Preprocess(image_size)))
+            return Material(loaded, load_support(settings, image_size))
 
         return cls(
             settings.name,
@@ -136,8 +152,17 @@ class Site:
             BackboneError: If the backbone cannot be loaded or is another.
             SettingsError: If the recipe is not one, or not the site's.
         """
+        return self.schema(recipe).digest()
+
+    def schema(self, recipe: str) -> Schema:
+        """List the tensors that the site would send; arguments and errors as for :meth:`schema_digest`."""
         with self._lock:
-            return self._bench_for(recipe).network.schema.digest()
+            return self._bench_for(recipe).network.schema
+
+    def backbone_sha256(self, recipe: str) -> str:
+        """Digest the backbone; arguments and errors as for :meth:`schema_digest`."""
+        with self._lock:
+            return self._bench_for(recipe).network.backbone.sha256
 
     def count_images(self, recipe: str) -> int:
         """Count the support images.

@@ -1,0 +1,171 @@
+"""``mediclip client``: one site of a federation."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mediclip.cli import console, options
+
+if TYPE_CHECKING:
+    from client.check import DryRun
+
+app = typer.Typer(no_args_is_help=True, help="One site: check it, start it, see what it does and what left.")
+
+KitFolder = Annotated[
+    Path, typer.Option("--kit", help="Folder of the coordinator's kit.", metavar="DIR", show_default=False)
+]
+
+
+@app.command()
+def start(*, kit: KitFolder) -> None:
+    """Start the site and keep it running until it is told to end (Ctrl-C, SIGTERM).
+
+    Example:  mediclip client start --kit kits/north
+    """
+    import logging
+    import signal
+    import threading
+
+    from client.kit import Kit
+    from client.supervise import Supervisor
+
+    opened = Kit(kit)
+    opened.policy()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    console.err.print(f"{opened.settings.site} serves {opened.settings.federation}; logs are in {kit}/state")
+    Supervisor(opened).run(stop)
+
+
+@app.command()
+def check(*, kit: KitFolder, as_json: options.Json = False) -> None:
+    """Try everything that a round needs, and show exactly what would leave; exits 0 when all is well.
+
+    Example:  mediclip client check --kit kits/north
+    """
+    from client.check import Preflight
+    from mediclip.errors import FederationError
+
+    preflight = Preflight(kit)
+    findings = []
+    for finding in preflight.findings():
+        findings.append(finding)
+        if not as_json:
+            mark = "[green]ok[/]  " if finding.is_good else "[bold red]fault[/]"
+            console.out.print(f"{mark} {finding.name:<9}", end="")
+            console.out.print(finding.text, markup=False, soft_wrap=True)
+    if as_json:
+        values = {"findings": [vars(f) for f in findings], "would_leave": _as_values(preflight.dry_run)}
+        console.print_json(values)
+    elif preflight.dry_run is not None:
+        _show(preflight.dry_run)
+    faults = [f.name for f in findings if not f.is_good]
+    if faults:
+        message = (
+            f"A site must be without fault to take part. Found {len(faults)}: {', '.join(faults)}; correct "
+            "them and check again."
+        )
+        raise FederationError(message)
+
+
+@app.command()
+def status(*, kit: KitFolder, as_json: options.Json = False) -> None:
+    """Say what runs, which rounds were answered, and whether the audit log is whole.
+
+    Exits 0 when the site runs and its audit log is whole.
+
+    Example:  mediclip client status --kit kits/north --json
+    """
+    from client.kit import Kit
+    from client.service import audit
+    from client.supervise import STATUS_FILE, is_listening
+    from mediclip.errors import CheckpointError, FederationError
+
+    opened = Kit(kit)
+    fault = ""
+    try:
+        audit.verify(opened.audit)
+    except CheckpointError as error:
+        fault = str(error)
+    lines = [] if fault else audit.read(opened.audit)
+    answered = [line for line in lines if line["event"] == "answered"]
+    running = opened.state / STATUS_FILE
+    values: dict[str, Any] = {
+        "site": opened.settings.site,
+        "federation": opened.settings.federation,
+        "superlink": opened.settings.superlink,
+        "not_after": opened.settings.not_after.isoformat(),
+        "is_serving": is_listening(opened.socket),
+        "programs": json.loads(running.read_text()) if running.exists() else None,
+        "audit": {"is_whole": not fault, "lines": len(lines), "fault": fault},
+        "answered": len(answered),
+        "refused": sum(line["event"] == "refused" for line in lines),
+        "last": lines[-1] if lines else None,
+    }
+    if as_json:
+        console.print_json(values)
+    else:
+        _tell(values)
+    if fault:
+        raise CheckpointError(fault)
+    if not values["is_serving"]:
+        message = (
+            "The site must be running. Its daemon does not answer; start it with 'mediclip client start'."
+        )
+        raise FederationError(message)
+
+
+def _as_values(dry_run: "DryRun | None") -> dict[str, Any] | None:
+    if dry_run is None:
+        return None
+    reply = dry_run.reply
+    tensors = [
+        {"name": n, "shape": list(v.shape), "dtype": str(v.dtype), "bytes": v.nbytes}
+        for n, v in reply.tensors.items()
+    ]
+    return {
+        "recipe": dry_run.recipe,
+        "tensors": tensors,
+        "examples": reply.examples,
+        "metrics": reply.metrics,
+    }
+
+
+def _show(dry_run: "DryRun") -> None:
+    values = _as_values(dry_run)
+    assert values is not None  # noqa: S101 - for the type checker
+    rows = [
+        [t["name"], "×".join(map(str, t["shape"])), t["dtype"], f"{t['bytes']:,}"] for t in values["tensors"]
+    ]
+    rows += [["number of images", "", "int", str(values["examples"])]]
+    rows += [[name, "", "float", f"{value:.4f}"] for name, value in values["metrics"].items()]
+    console.print_table(
+        {"what would leave": "left", "shape": "left", "type": "left", "bytes or value": "right"},
+        rows,
+        title="\nEach round sends exactly this, and nothing else:",
+    )
+
+
+def _tell(values: dict[str, Any]) -> None:
+    rows = [
+        ["site", f"{values['site']} in {values['federation']}, until {values['not_after'][:10]}"],
+        ["coordinator", values["superlink"]],
+        ["daemon", "answers" if values["is_serving"] else "does not answer"],
+    ]
+    for name in ("daemon", "supernode"):
+        program = (values["programs"] or {}).get(name)
+        if program is not None:
+            runs = f"process {program['pid']}" if program["pid"] else "waits to be started again"
+            note = f"; {program['note']}" if program["note"] else ""
+            rows.append([f"{name} started", f"{program['starts']} times, {runs}{note}"])
+    whole = f"whole, {values['audit']['lines']} lines" if values["audit"]["is_whole"] else "CHANGED"
+    rows += [
+        ["rounds answered", str(values["answered"])],
+        ["requests refused", str(values["refused"])],
+        ["audit log", whole],
+    ]
+    console.print_table({"": "left", "state": "left"}, rows)

@@ -1,0 +1,247 @@
+"""All that leans on Flower's internals at a site; ``tests/client/test_flower.py`` fails when they change.
+
+Flower starts ``flwr-clientapp`` by name from PATH for every message, and that program unpacks and imports the
+code that the coordinator sent. A script of the same name, first on the site's PATH, runs
+:func:`run_installed_clientapp` instead: the same program with the application that the site installed itself.
+What came is read as text, compared, and never unpacked or imported.
+"""
+
+import hashlib
+import importlib
+import io
+import os
+import re
+import shlex
+import signal
+import sys
+import sysconfig
+import threading
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mediclip.bundle import application_root
+from mediclip.errors import PolicyError
+from mediclip.protocol import error_reply
+
+KeyState = Literal["accepted", "unknown", "refused", "unreachable"]
+
+QUIET: Final = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+}
+"""No calls home, and no installation of packages that a coordinator names."""
+
+CLIENTAPP_PROGRAM: Final = "flwr.supernode.cli.flwr_clientapp"
+CLIENTAPP_RUNTIME: Final = "flwr.supernode.runtime.run_clientapp"
+_CLIENTAPP: Final = "flwr-clientapp"
+_CHECKED: Final = "client/"
+_LARGEST_FILE: Final = 2**20
+_EXIT: Final = re.compile(r"Exit Code: (\d+)")
+_API_CODE: Final = re.compile(r"\[code: (\d+)\]")
+_KEY_KNOWN, _KEY_UNKNOWN = 2003, 2004  # what Flower answers to an activation with an interval of zero
+
+
+def run_installed_clientapp() -> None:
+    """Run Flower's ``flwr-clientapp`` for one message with the site's own ClientApp."""
+    # By name, because the package's function hides the module, and importing either takes seconds.
+    program: Any = importlib.import_module(CLIENTAPP_PROGRAM)
+    runtime: Any = importlib.import_module(CLIENTAPP_RUNTIME)
+    arrived: list[bytes] = []
+
+    def keep(content: bytes, **_: object) -> None:
+        arrived.append(content)
+
+    def loader(**_: object) -> Callable[[str, str, str], Callable[..., Any]]:
+        return lambda *_: _application(arrived)
+
+    # Both names are looked up in Flower's module when it runs, which a test holds.
+    runtime.install_from_fab = keep
+    runtime.get_load_client_app_fn = loader
+    program.flwr_clientapp()
+
+
+def _application(arrived: list[bytes]) -> Callable[..., Any]:
+    from flwr.app import Context, Error, Message  # noqa: PLC0415
+
+    from client.app import app  # noqa: PLC0415
+
+    if len(arrived) == 1 and bundle_digest(arrived[0]) == installed_digest():
+        return app
+
+    def refuse(message: Message, context: Context) -> Message:  # noqa: ARG001 - Flower passes both by name
+        return Message(Error(*error_reply(f"{PolicyError.code}-source")), reply_to=message)
+
+    return refuse
+
+
+def bundle_digest(content: bytes) -> str:
+    """Digest the client's code in a bundle, as hexadecimal, without unpacking it.
+
+    Args:
+        content: The bundle as it came over the network.
+
+    Returns:
+        The digest; empty for what cannot be read or holds an overlarge file.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as bundle:
+            members = [m for m in bundle.infolist() if _is_checked(m.filename)]
+            if any(m.file_size > _LARGEST_FILE for m in members) or len({m.filename for m in members}) < len(
+                members
+            ):
+                return ""
+            return _digest({m.filename: bundle.read(m) for m in members})
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, RuntimeError):
+        return ""
+
+
+def installed_digest() -> str:
+    """Digest the client's code as it is installed at the site, as hexadecimal."""
+    root = application_root()
+    files = (p for p in (root / _CHECKED).rglob("*.py") if _is_checked(p.relative_to(root).as_posix()))
+    return _digest({p.relative_to(root).as_posix(): p.read_bytes() for p in files})
+
+
+def _is_checked(name: str) -> bool:
+    return name.startswith(_CHECKED) and name.endswith(".py") and "__pycache__" not in name
+
+
+def _digest(files: Mapping[str, bytes]) -> str:
+    lines = [f"{name} {hashlib.sha256(content).hexdigest()}" for name, content in sorted(files.items())]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def run_supernode() -> None:
+    """Run Flower's SuperNode until it ends, or its starter does, whose pipe is the standard input."""
+    from flwr.supernode.cli.flower_supernode import flower_supernode  # noqa: PLC0415 - seconds
+
+    def follow() -> None:
+        while os.read(sys.stdin.fileno(), 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+    flower_supernode()
+
+
+def supernode_command(
+    *, superlink: str, certificate: Path, key: Path, runtime_port: int, node_config: Mapping[str, str]
+) -> list[str]:
+    """Give the command that starts a site's SuperNode.
+
+    Args:
+        superlink: ``host:port`` of the coordinator.
+        certificate: Certificate of the coordinator's authority.
+        key: The node's private key.
+        runtime_port: Free port on loopback, between the SuperNode and what it starts.
+        node_config: What the ClientApp learns of its node.
+    """
+    config = " ".join(f'{name}="{value}"' for name, value in node_config.items())
+    return [
+        *(sys.executable, "-P", "-c", "from client.flower import run_supernode; run_supernode()"),
+        *("--superlink", superlink, "--root-certificates", str(certificate)),
+        *("--auth-supernode-private-key", str(key)),
+        *("--host", "127.0.0.1", "--port", str(runtime_port), "--node-config", config),
+    ]
+
+
+def python_path() -> str:
+    """Give the ``PYTHONPATH`` that finds the installed application and this library in a new process."""
+    library = Path(__file__).resolve().parents[1]
+    places = dict.fromkeys([str(application_root()), str(library)])
+    return os.pathsep.join(places)
+
+
+def site_environment(folder: Path) -> dict[str, str]:
+    """Make the environment in which a site's processes run the site's own code.
+
+    Args:
+        folder: The site's own folder; the script ``flwr-clientapp`` is written to its ``bin``.
+
+    Returns:
+        Environment variables.
+    """
+    programs = folder / "bin"
+    programs.mkdir(mode=0o700, exist_ok=True)
+    script = programs / _CLIENTAPP
+    code = "from client.flower import run_installed_clientapp; run_installed_clientapp()"
+    line = f'exec {shlex.quote(sys.executable)} -P -c {shlex.quote(code)} "$@"'
+    script.write_text(
+        f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(python_path())}\n{line}\n", encoding="utf-8"
+    )
+    script.chmod(0o700)
+    home = folder / "flower"
+    home.mkdir(mode=0o700, exist_ok=True)
+    path = [str(programs), sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
+    return {
+        **os.environ,
+        **QUIET,
+        "FLWR_HOME": str(home),
+        "PATH": os.pathsep.join([*path, os.environ.get("PATH", os.defpath)]),
+        "PYTHONPATH": python_path(),
+    }
+
+
+def exit_codes(log: str) -> tuple[int | None, int | None]:
+    """Find why a SuperNode ended: its process always exits with 0 or 1.
+
+    Args:
+        log: What it wrote since its start.
+
+    Returns:
+        Flower's exit code, and the code of the answer that caused it; None where there is none.
+    """
+    found = (_EXIT.findall(log), _API_CODE.findall(log))
+    return tuple(int(codes[-1]) if codes else None for codes in found)  # type: ignore[return-value]
+
+
+def probe_key(superlink: str, certificate: Path, key: Path) -> KeyState:
+    """Ask the coordinator whether it knows a node's key, changing nothing there.
+
+    It asks for an activation with an interval of zero, which Flower refuses in a different way for a key that
+    is registered (invalid interval) and one that is not.
+
+    Args:
+        superlink: ``host:port`` of the coordinator.
+        certificate: Certificate of the coordinator's authority.
+        key: The node's private key.
+
+    Returns:
+        ``refused`` where the signature or its time is not accepted.
+    """
+    import httpx  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key  # noqa: PLC0415
+    from flwr.proto.fleet_pb2 import ActivateNodeRequest  # noqa: PLC0415
+    from flwr.supercore.error import FlowerError  # noqa: PLC0415
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: PLC0415
+    from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: PLC0415
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor  # noqa: PLC0415
+
+    private = load_ssh_private_key(key.read_bytes(), None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        return "refused"
+    public = private.public_key()
+    request = ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=0)
+    try:
+        with FleetHttpClient.from_server_address(
+            superlink,
+            insecure=False,
+            root_certificates=certificate.read_bytes(),
+            interceptors=[NodeAuthHttpInterceptor(private, public)],
+        ) as fleet:
+            fleet.ActivateNode(request)
+    except httpx.HTTPStatusError as error:
+        answer = FlowerError.from_json(error.response.text)
+        code = None if answer is None else int(answer.code)
+        return "accepted" if code == _KEY_KNOWN else "unknown" if code == _KEY_UNKNOWN else "refused"
+    except (httpx.HTTPError, OSError):
+        return "unreachable"
+    return "refused"  # an interval of zero was taken: this is no Flower that we know
+
+
+ACTIVATION_FAILED: Final = _KEY_UNKNOWN
+CONNECTION_ERROR: Final = 305

@@ -1,0 +1,235 @@
+import http.server
+import shutil
+import ssl
+import threading
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from client.check import Preflight
+from client.flower import probe_key
+from client.service.audit import AuditLog
+from mediclip.cli.main import main
+from tests.coordinator import coordinator, free_port, write_certificates, write_key
+from tests.kits import PATIENT, WARD, make_kit
+from tests.tiny import SHOTS
+
+pytestmark = pytest.mark.slow
+
+ALL = ["kit", "code", "disk", "dns", "tls", "clock", "key", "data", "gpu", "backbone", "dry run"]
+PIN = "00841405f05eacbd233e3a6c4c99330795fcbc776d3f881abf916306ee4c370b"
+
+
+@pytest.fixture(scope="module")
+def link(tmp_path_factory):
+    with coordinator(tmp_path_factory.mktemp("link")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def known_key(link, tmp_path_factory):
+    """A registered key, which every test's kit may use: a check changes nothing at the coordinator."""
+    kit = make_kit(tmp_path_factory.mktemp("registered"))
+    link.register(kit)
+    return kit.folder
+
+
+@pytest.fixture
+def kit(link, known_key, tmp_path):
+    kit = make_kit(tmp_path, superlink=link.superlink, backbone_sha256=PIN)
+    for name in ("node_key", "node_key.pub"):
+        shutil.copy2(known_key / name, kit.folder / name)
+    shutil.copy2(link.folder / "ca.crt", kit.certificate)
+    return kit
+
+
+def check_until(kit, name):
+    """Try things in turn up to one of them."""
+    found = {}
+    for finding in Preflight(kit.folder).findings():
+        found[finding.name] = finding
+        if finding.name == name:
+            break
+    return found
+
+
+def set_in(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_kit_in_order_has_no_fault_and_shows_exactly_what_would_leave(kit, link, capsys):
+    before = link.nodes()
+    main_exits(["client", "check", "--kit", str(kit.folder)], 0)
+    shown = capsys.readouterr().out
+    for name in ("adapter.2.weight", "prompt.abnormal.end", "number of images", "val_loss", "train_loss"):
+        assert name in shown
+    preflight = Preflight(kit.folder)
+    assert [(f.name, f.is_good) for f in preflight.findings()] == [(name, True) for name in ALL]
+    assert preflight.dry_run.reply.examples == SHOTS
+    assert list(preflight.dry_run.reply.metrics) == ["val_loss", "val_pixel_auroc", "train_loss"]
+    assert link.nodes() == before
+    assert not kit.state.exists()
+
+
+def main_exits(arguments, code):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == code
+
+
+FAULTS = {
+    "no certificate": ("kit", lambda k: k.certificate.unlink(), "hold ca.crt, but it does not"),
+    "open key": ("kit", lambda k: k.key.chmod(0o644), "its mode is 644; run 'chmod 600 node_key'"),
+    "expired": (
+        "kit",
+        lambda k: set_in(k.folder / "kit.toml", "2100-01-01", "2020-01-01"),
+        "it expired on 2020-01-01; ask the coordinator",
+    ),
+    "other code": (
+        "code",
+        lambda k: set_in(k.folder / "kit.toml", k.settings.app_source_sha256, "0" * 64),
+        "digest 0000000000000000…. The installed one has",
+    ),
+    "no name": (
+        "dns",
+        lambda k: set_in(k.folder / "kit.toml", "127.0.0.1", "fl.invalid"),
+        "name must be known here. 'fl.invalid' is not",
+    ),
+    "nobody there": (
+        "tls",
+        lambda k: set_in(k.folder / "kit.toml", k.settings.superlink, f"127.0.0.1:{free_port()}"),
+        "does not (ConnectionRefusedError)",
+    ),
+    "other authority": ("tls", lambda k: write_certificates(k.folder), "a proxy answers there"),
+    "no certificate in it": ("tls", lambda k: k.certificate.write_text("no"), "certificate in ca.crt"),
+    "unknown key": ("key", write_key, "does not know it; ask whether it was registered, or revoked"),
+    "no key in it": ("key", lambda k: k.key.write_text("no"), "hold an OpenSSH key in node_key"),
+    "no folder": (
+        "data",
+        lambda k: shutil.rmtree(k.folder / WARD),
+        "",
+    ),
+    "broken image": (
+        "data",
+        lambda k: next((k.folder / WARD / PATIENT / "normal").glob("*-1.png")).write_bytes(b"x"),
+        "",
+    ),
+    "too few shots": ("data", lambda k: set_in(k.folder / "site.toml", "shots = 4", "shots = 9"), "9 shots"),
+    "too few images": (
+        "data",
+        lambda k: set_in(k.folder / "site.toml", "min_images = 1", "min_images = 5"),
+        "at least 5 images. There are 4",
+    ),
+    "other backbone": (
+        "backbone",
+        lambda k: set_in(k.folder / "site.toml", PIN, "0" * 64),
+        "SHA-256 0000000000000000…",
+    ),
+    "no gpu": (
+        "gpu",
+        lambda k: set_in(k.folder / "site.toml", 'device = "cpu"', 'device = "cuda:99"'),
+        "Torch finds no GPU",
+    ),
+    "large update": (
+        "dry run",
+        lambda k: (k.folder / "site.toml").write_text(
+            (k.folder / "site.toml").read_text() + "max_update_norm = 1e-9\n"
+        ),
+        "norm of at most 1e-09",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_every_fault_is_found_by_name_and_in_plain_words(kit, fault, capsys):
+    name, break_it, words = FAULTS[fault]
+    break_it(kit)
+    found = check_until(kit, name)
+    assert not found[name].is_good
+    assert words in found[name].text
+    secret = [PATIENT, WARD, "Traceback", str(kit.folder)]
+    assert not any(word in f.text for word in secret for f in found.values())
+    assert capsys.readouterr().out == ""
+
+
+def test_a_fault_is_a_nonzero_exit_and_json_names_it(kit, capsys):
+    kit.key.chmod(0o644)
+    main_exits(["client", "check", "--kit", str(kit.folder), "--json"], 7)
+    output = capsys.readouterr()
+    assert '"name": "kit",\n      "is_good": false' in output.out
+    assert "Found 1: kit" in output.err
+
+
+def test_a_folder_that_is_no_kit_is_one_fault_and_nothing_else_is_tried(tmp_path):
+    (found,) = Preflight(tmp_path).findings()
+    assert (found.name, found.is_good) == ("kit", False)
+
+
+@contextmanager
+def clock_of(folder, skew):
+    """Serve TLS with a clock that is wrong."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response_only(200)
+            self.send_header("Date", format_datetime(datetime.now(UTC) + skew))
+            self.end_headers()
+
+    write_certificates(folder)
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "is_good", "words"),
+    [(0, True, "within"), (-60, False, "s ahead of it; set it"), (600, False, "s behind it; set it")],
+)
+def test_a_wrong_clock_is_told_by_its_side(kit, skew_s, is_good, words):
+    with clock_of(kit.folder, timedelta(seconds=skew_s)) as port:
+        set_in(kit.folder / "kit.toml", kit.settings.superlink, f"127.0.0.1:{port}")
+        found = check_until(kit, "key")
+        assert found["clock"].is_good is is_good
+        assert words in found["clock"].text
+        assert not found["key"].is_good  # this server speaks no Flower
+
+
+def test_the_probe_of_a_key_knows_four_answers(kit, link):
+    superlink, certificate = link.superlink, kit.certificate
+    assert probe_key(superlink, certificate, kit.key) == "accepted"
+    assert probe_key(f"127.0.0.1:{free_port()}", certificate, kit.key) == "unreachable"
+    write_key(kit)
+    assert probe_key(superlink, certificate, kit.key) == "unknown"
+
+
+def test_the_status_of_a_site_that_does_not_run(kit, capsys):
+    kit.make_state()
+    AuditLog(kit.audit).append("refused", code="policy-rounds", round=3)
+    main_exits(["client", "status", "--kit", str(kit.folder), "--json"], 7)
+    output = capsys.readouterr()
+    assert '"is_serving": false' in output.out
+    assert '"refused": 1' in output.out
+    assert "start it with 'mediclip client start'" in output.err
+
+
+def test_the_status_tells_of_a_changed_audit_log(kit, capsys):
+    kit.make_state()
+    AuditLog(kit.audit).append("refused", code="policy-rounds", round=3)
+    set_in(kit.audit, "rounds", "images")
+    main_exits(["client", "status", "--kit", str(kit.folder)], 6)
+    output = capsys.readouterr()
+    assert "CHANGED" in output.out
+    assert "line 1 is not the one that was written" in output.err
