@@ -5,13 +5,10 @@ no image. Headers are read in parallel, and only those of files that are new or 
 scan (:mod:`mediclip.data.dicom_tree.cache`).
 """
 
-import logging
 import os
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +23,7 @@ HIDDEN: Final = "hidden"
 LINK: Final = "link"
 SPECIAL: Final = "no regular file"
 # Part of the cache's version: a new one where facts are read in another way.
-_VERSION: Final = "1"
+_VERSION: Final = "2"
 _CHUNK: Final = 64
 _MAX_WORKERS: Final = 8
 
@@ -98,15 +95,14 @@ def scan_tree(
     files, passed = walk(tree)
     found = {file.relative: memory.find(file.relative, file.size, file.mtime_ns) for file in files}
     new = [file for file in files if _parsed(found[file.relative]) is None]
-    with _quiet():
-        done = 0
-        for chunk, seen in _look_in_parallel(tree, new, pseudonyms):
-            for file, plain in zip(chunk, seen, strict=True):
-                found[file.relative] = plain
-                memory.keep(file.relative, file.size, file.mtime_ns, plain)
-            done += len(chunk)
-            if on_progress is not None:
-                on_progress(done, len(new))
+    done = 0
+    for chunk, seen in _look_in_parallel(tree, new, pseudonyms):
+        for file, plain in zip(chunk, seen, strict=True):
+            found[file.relative] = plain
+            memory.keep(file.relative, file.size, file.mtime_ns, plain)
+        done += len(chunk)
+        if on_progress is not None:
+            on_progress(done, len(new))
     memory.save()
     images: list[TreeImage] = []
     reasons: dict[str, str] = {}
@@ -118,23 +114,6 @@ def scan_tree(
             images.append(TreeImage(file.relative, *parsed))
     left_out = Counter(reasons.values()) + passed
     return TreeScan(tuple(images), dict(sorted(left_out.items())), reasons, pseudonyms, len(new))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what pydicom says about a file to itself: it may quote what stands in it."""
-    logger = logging.getLogger("pydicom")
-
-    def drop(_: logging.LogRecord) -> bool:
-        return False
-
-    logger.addFilter(drop)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.removeFilter(drop)
 
 
 @dataclass(frozen=True)
