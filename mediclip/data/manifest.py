@@ -28,7 +28,7 @@ _LAYOUTS: Final[dict[str, Callable[[Path, str], Dataset]]] = {
 
 
 def open_dataset(directory: Path, name: str | None = None) -> Dataset:
-    """List the samples of a data folder. No image is read.
+    """List the samples of a data folder. No pixel is read; of new DICOM files the headers are.
 
     Args:
         directory: The data folder.
@@ -40,6 +40,7 @@ def open_dataset(directory: Path, name: str | None = None) -> Dataset:
     Raises:
         ManifestError: If the folder is missing, has no known layout or two of them, or if its lists or
             folders cannot be used as they are.
+        SettingsError: If the settings or the cache folder of a tree of DICOM files cannot be used.
     """
     name = name or directory.resolve().name or "data"
     if not directory.is_dir():

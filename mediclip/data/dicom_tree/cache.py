@@ -33,13 +33,25 @@ def cache_folder() -> Path:
     Returns:
         ``$MEDICLIP_CACHE``; else ``mediclip`` in ``$XDG_CACHE_HOME``, which is ``~/.cache`` if unset.
 
+    Raises:
+        SettingsError: If none of the variables is set and the user has no home.
+
     Source:
         XDG Base Directory Specification 0.8: a relative ``$XDG_CACHE_HOME`` is to be ignored.
     """
     if chosen := os.environ.get(FOLDER_VARIABLE):
         return Path(chosen)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "mediclip"
+    if base.is_absolute():
+        return base / "mediclip"
+    try:
+        return Path.home() / ".cache" / "mediclip"
+    except RuntimeError:  # a service's user need not have a home
+        message = (
+            f"{FOLDER_VARIABLE} must name a cache folder where the user has no home, but it is not set; "
+            "set it."
+        )
+        raise SettingsError(message) from None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 import json
 import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,22 @@ def test_the_cache_is_where_the_environment_says(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == Path(expected)
+
+
+def test_a_user_without_a_home_is_asked_for_a_folder():
+    # In a program of its own, whose password file knows nobody.
+    code = (
+        "import os; os.environ.clear()\n"
+        "from mediclip.data.dicom_tree.cache import cache_folder\n"
+        "from mediclip.errors import SettingsError\n"
+        "import pwd; pwd.getpwuid = lambda number: {}[number]\n"
+        "try: cache_folder()\n"
+        "except SettingsError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (
+        "MEDICLIP_CACHE must name a cache folder where the user has no home, but it is not set; set it."
+    )
 
 
 def test_the_key_is_made_once_and_is_its_owners_alone(tmp_path: Path):
