@@ -12,8 +12,8 @@ from client.check import Preflight
 from client.flower import probe_key
 from client.service.audit import AuditLog
 from mediclip.cli.main import main
-from tests.coordinator import coordinator, free_port, write_certificates, write_key
 from tests.kits import PATIENT, WARD, make_kit
+from tests.superlink import coordinator, free_port, write_certificates, write_key
 from tests.tiny import SHOTS
 
 pytestmark = pytest.mark.slow

@@ -4,6 +4,9 @@ import pytest
 
 from client.kit import Kit
 from mediclip.errors import SettingsError
+from mediclip.provenance import source_digest
+from server.federation import load_federation
+from server.provision import provision
 from tests.kits import FEDERATION, make_kit
 
 
@@ -24,6 +27,27 @@ def test_a_kit_gives_address_expiry_and_policy(tmp_path):
     policy = kit.policy()
     assert (policy.federation, policy.source_digest) == (FEDERATION, kit.settings.app_source_sha256)
     assert (policy.max_rounds, policy.min_images, policy.metrics) == (7, 4, {"val_loss"})
+
+
+def test_a_kit_as_the_coordinator_provisions_it_is_read_and_its_site_needs_nothing_but_scans(tmp_path):
+    (tmp_path / "federation.toml").write_text(
+        f'name = "{FEDERATION}"\naddress = "fl.example.org:9443"\nsites = ["north"]\ntaps = [2, 3]\n'
+        "rounds = 7\nshots = 8\n"
+        f'[backbone]\nspec = "embedded"\nsha256 = "{"a" * 64}"\n'
+        "width = 192\nembed_dim = 192\ntext_width = 128\n"
+    )
+    settings, _ = load_federation(tmp_path / "federation.toml")
+    provision(settings, tmp_path / "kits")
+    kit = Kit(tmp_path / "kits" / "north")
+    assert kit.settings.address == ("fl.example.org", 9443)
+    assert kit.settings.not_after > datetime.now(UTC)
+    assert kit.key.stat().st_mode & 0o777 == 0o600
+    assert kit.certificate.is_file()
+    policy = kit.policy()
+    assert (policy.federation, policy.source_digest) == (FEDERATION, source_digest())
+    assert (policy.max_rounds, policy.min_images, policy.metrics) == (7, 4, {"train_loss"})
+    site = kit.site()
+    assert (site.backbone, site.backbone_sha256, site.taps, site.shots) == ("embedded", "a" * 64, (2, 3), 8)
 
 
 def test_an_address_of_version_six_keeps_its_colons(tmp_path):
