@@ -1,14 +1,17 @@
 """Settings of the method: a recipe is a TOML file, unknown keys are refused and ranges are stated."""
 
 import hashlib
+import json
 import tomllib
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mediclip.errors import PromptError, SettingsError
+from mediclip.setting_faults import sentence
 
 PhrasePosition = Literal["front", "middle", "end"]
 TaskName = Literal["cut_paste", "gaussian_intensity", "source", "sink", "smooth_intensity", "identity"]
@@ -16,9 +19,9 @@ CLASSES = ("normal", "abnormal")
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and a key that nobody reads is an error."""
+    """Base of all settings: immutable, finite, and a key that nobody reads is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def parse(cls, values: dict[str, Any], *, source: str) -> Self:
@@ -42,10 +45,7 @@ class Settings(BaseModel):
             cause = fault.get("ctx", {}).get("error")
             if isinstance(cause, PromptError):  # pydantic wraps it, since it is a ValueError too
                 raise cause from error
-            key = ".".join(str(part) for part in fault["loc"]) or "settings"
-            found = "" if fault["type"] in {"missing", "value_error"} else f" Got {fault['input']!r}."
-            message = f"The key '{key}' of {source} is not usable: {fault['msg']}.{found} Correct it."
-            raise SettingsError(message) from error
+            raise SettingsError(sentence(cls, fault, source=source)) from error
 
 
 class PromptSettings(Settings):
@@ -133,8 +133,8 @@ class Recipe(Settings):
         return self.epochs * -(-shots // self.batch_size)
 
     def digest(self) -> str:
-        """Return the SHA-256 of the settings in canonical JSON, as hexadecimal."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        """Return the SHA-256 of the settings as JSON with sorted keys, as hexadecimal."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -156,11 +156,10 @@ def load_recipe(name: str) -> Recipe:
         PromptError: If a class has no phrase.
         SettingsError: If there is no such recipe or a key is not usable.
     """
-    inside = resources.files("mediclip") / "recipes" / f"{name}.toml"
     if name in recipe_names():
-        text = inside.read_text(encoding="utf-8")
+        path: Traversable = resources.files("mediclip") / "recipes" / f"{name}.toml"
     elif name.endswith(".toml") and Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        path = Path(name)
     else:
         message = (
             f"A recipe must be one of {', '.join(recipe_names())} or the path of a TOML file. "
@@ -168,8 +167,8 @@ def load_recipe(name: str) -> Recipe:
         )
         raise SettingsError(message)
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message = f"The recipe {name!r} must be TOML. It is not: {error}. Correct the file."
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        message = f"The recipe {name!r} must be a readable TOML file. It is not: {error}. Correct the file."
         raise SettingsError(message) from error
     return Recipe.parse(values, source=f"recipe {name!r}")
