@@ -1,6 +1,7 @@
 """Randomness from one seed through named generators; no global state is read or written."""
 
 import hashlib
+import operator
 
 import numpy as np
 
@@ -17,7 +18,7 @@ def derive_seed(seed: int, *names: Name) -> int:
     Returns:
         An int in [0, 2**128), the same on every machine and Python version.
     """
-    text = "\x1f".join([str(int(seed)), *(f"{type(n).__name__}:{_escaped(n)}" for n in names)])
+    text = "\x1f".join([str(int(seed)), *map(_tagged, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:16], "big")
 
 
@@ -34,6 +35,12 @@ def generator(seed: int, *names: Name) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *names)))
 
 
-def _escaped(name: Name) -> str:
-    """Keep the separator out of a name, so that two lists of names never read the same."""
-    return str(name).replace("\\", "\\\\").replace("\x1f", "\\x1f")
+def _tagged(name: Name) -> str:
+    """Write a name with its kind, so that two lists of names never read the same.
+
+    NumPy's integers count as int: a number names the same stream wherever it comes from.
+    """
+    if not isinstance(name, str):
+        return f"int:{operator.index(name)}"
+    escaped = name.replace("\\", "\\\\").replace("\x1f", "\\x1f")
+    return f"str:{escaped}"

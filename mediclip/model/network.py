@@ -59,7 +59,7 @@ class MediClip(nn.Module):
         )
         self.schema = schema_for(backbone.shapes, self.taps, recipe.prompts)
         self.to(backbone.device)
-        self._text_cache: tuple[tuple[int, ...], Tensor] | None = None
+        self._text_cache: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.zero_()
@@ -88,7 +88,8 @@ class MediClip(nn.Module):
         check_trainables(self.schema, values)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                parameter.copy_(torch.from_numpy(np.ascontiguousarray(values[name])))
+                # A copy, since what came over the network may be read-only, which torch warns of.
+                parameter.copy_(torch.from_numpy(np.array(values[name], np.float32)))
 
     def tokens(self, images: Tensor) -> list[Tensor]:
         """Encode grey images, ``(B, S, S)`` in [0, 1], into one ``(B, h, w, C)`` tensor a tap."""
@@ -100,7 +101,7 @@ class MediClip(nn.Module):
             features: Tensor = self.prompt(self.backbone)
             return features
         # In-place updates raise a parameter's version, so the key changes with every step and load.
-        key = tuple(parameter._version for parameter in self.prompt.parameters())  # noqa: SLF001
+        key = tuple((p.data_ptr(), p._version) for p in self.prompt.parameters())  # noqa: SLF001
         if self._text_cache is None or self._text_cache[0] != key:
             self._text_cache = (key, self.prompt(self.backbone))
         return self._text_cache[1]

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,15 +68,32 @@ class Schema:
         """Read what :meth:`to_json` wrote.
 
         Raises:
-            SchemaError: If the text is no such list.
+            SchemaError: If the text is no list of different names, each with a shape of numbers of at least
+                1 and the type float32.
         """
         try:
             rows = json.loads(text)
-            tensors = tuple(TensorSpec(str(r["name"]), tuple(int(n) for n in r["shape"])) for r in rows)
-        except (ValueError, TypeError, KeyError) as error:
-            message = "A schema must be a JSON list of name, shape and dtype. It is not; write it again."
-            raise SchemaError(message) from error
-        return cls(tensors)
+        except (ValueError, RecursionError):
+            rows = None
+        if not isinstance(rows, list) or not rows or not all(map(_is_tensor, rows)):
+            message = (
+                "A schema must be a JSON list of name, shape and dtype float32, with at least one tensor. "
+                "It is not; write it again."
+            )
+            raise SchemaError(message)
+        if len({row["name"] for row in rows}) != len(rows):
+            message = "Each tensor of a schema must have a name of its own. One stands twice; write it again."
+            raise SchemaError(message)
+        return cls(tuple(TensorSpec(row["name"], tuple(row["shape"])) for row in rows))
+
+
+def _is_tensor(row: Any) -> bool:  # noqa: ANN401 - whatever JSON can hold
+    """Say whether a value read from JSON describes one tensor."""
+    if not isinstance(row, dict) or set(row) != {"name", "shape", "dtype"}:
+        return False
+    name, shape = row["name"], row["shape"]
+    sizes_are_good = isinstance(shape, list) and all(type(n) is int and n >= 1 for n in shape)
+    return isinstance(name, str) and sizes_are_good and row["dtype"] == "float32"
 
 
 def schema_for(shapes: BackboneShapes, taps: tuple[int, ...], prompts: PromptSettings) -> Schema:

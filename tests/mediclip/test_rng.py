@@ -38,3 +38,14 @@ def test_global_state_is_left_alone():
 def test_a_name_that_holds_the_separator_is_told_apart_from_two_names():
     assert derive_seed(0, "a\x1fstr:b") != derive_seed(0, "a", "b")
     assert derive_seed(0, "a\\x1f") != derive_seed(0, "a\x1f")
+
+
+def test_a_number_names_the_same_stream_whether_python_or_numpy_counted_it():
+    assert derive_seed(0, "step", np.int64(7)) == derive_seed(0, "step", 7)
+    assert derive_seed(np.uint8(3), "step") == derive_seed(3, "step")
+
+
+def test_streams_of_neighbouring_names_are_not_correlated():
+    drawn = np.stack([generator(0, "step", number).standard_normal(4000) for number in range(20)])
+    correlation = np.corrcoef(drawn) - np.eye(20)
+    assert np.abs(correlation).max() < 5 / 4000**0.5

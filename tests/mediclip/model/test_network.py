@@ -1,12 +1,14 @@
 """The detector against plain formulas, and what its state promises."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 
 from mediclip.config import load_recipe
 from mediclip.errors import SchemaError, SettingsError, TapError
-from mediclip.model.anomaly_map import image_score
+from mediclip.model.anomaly_map import class_probabilities, image_score
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import (
     BackboneShapes,
@@ -128,11 +130,20 @@ def test_tensors_that_do_not_fit_are_refused_and_change_nothing(network, kind):
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"name": "a"}]'])
+def row(**changes):
+    return json.dumps([{"name": "a", "shape": [2, 3], "dtype": "float32"} | changes])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{}", "[]", "5", '""', "[1]", '[{"name": "a"}]', "[" * 100_000,
+        row(dtype="float16"), row(shape=[0]), row(shape=[-1]), row(shape=[1.5]), row(shape=[True]),
+        row(shape="12"), row(name=3), row(mode="wb"), row()[:-1] + ", " + row()[1:],
+    ],
+    ids=lambda text: text[:40],
+)  # fmt: skip
 def test_a_text_that_is_no_schema_is_refused(text):
-    if text == "{}":
-        assert Schema.from_json(text) == Schema(())
-        return
     with pytest.raises(SchemaError):
         Schema.from_json(text)
 
@@ -153,3 +164,86 @@ def test_networks_on_one_backbone_share_it_and_do_not_own_it(network):
     assert other.backbone is network.backbone
     assert all("backbone" not in name for name in network.state_dict())
     assert not any(parameter.requires_grad for parameter in network.backbone.parameters())
+
+
+def test_the_trainables_are_copies_in_the_schemas_order(network):
+    values = network.trainables()
+    assert list(values) == [t.name for t in network.schema.tensors]
+    for value in values.values():
+        value.fill(9)
+    assert all(abs(value).max() < 9 for value in network.trainables().values())
+
+
+@pytest.mark.filterwarnings("error")
+def test_tensors_that_cannot_be_written_to_are_loaded_without_a_warning_or_an_alias(network):
+    values = MediClip(tiny_backbone(), tiny_recipe()).initialise(8).trainables()
+    for value in values.values():
+        value.flags.writeable = False
+    network.load(values)
+    network.load({name: np.asfortranarray(value) for name, value in values.items()})
+    assert all(np.array_equal(values[name], value) for name, value in network.trainables().items())
+
+
+@pytest.mark.parametrize("foreach", [True, False])
+def test_text_features_follow_an_optimiser_and_replaced_data(network, foreach):
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.1, foreach=foreach)
+    with torch.no_grad():
+        first = network.text_features()
+    network.text_features().sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        second = network.text_features()
+        context = network.prompt.abnormal["end"]
+        context.data = context.data + 0.5
+        third = network.text_features()
+    with torch.enable_grad():
+        fresh = network.text_features()
+    assert not torch.equal(first, second)
+    assert not torch.equal(second, third)
+    assert torch.allclose(third, fresh, atol=1e-6)
+
+
+def plain_upsampling(grid, size):
+    """Bilinear with aligned corners, pixel by pixel."""
+    height, width = grid.shape
+    out = np.empty((size, size))
+    for row in range(size):
+        for column in range(size):
+            y, x = row * (height - 1) / (size - 1), column * (width - 1) / (size - 1)
+            top, left = min(int(y), height - 2), min(int(x), width - 2)
+            dy, dx = y - top, x - left
+            corners = grid[top : top + 2, left : left + 2]
+            weights = np.outer([1 - dy, dy], [1 - dx, dx])
+            out[row, column] = (corners * weights).sum()
+    return out
+
+
+def test_every_pixel_of_the_map_agrees_with_plain_numpy():
+    rng = np.random.default_rng(4)
+    adapted = rng.standard_normal((2, 1, 3, 4, 5))
+    adapted /= np.linalg.norm(adapted, axis=-1, keepdims=True)
+    text = rng.standard_normal((5, 2))
+    text /= np.linalg.norm(text, axis=0)
+    cosines = np.mean([layer[0] @ text for layer in adapted], axis=0)
+    normal, abnormal = (plain_upsampling(cosines[..., k], 11) for k in range(2))
+    expected = np.exp(abnormal) / (np.exp(normal) + np.exp(abnormal))
+    found = class_probabilities([torch.from_numpy(a) for a in adapted], torch.from_numpy(text), 11)
+    assert np.allclose(found[0, 1].numpy(), expected, atol=1e-12)
+    assert np.allclose(found.sum(1).numpy(), 1, atol=1e-12)
+
+
+def test_an_adapted_token_has_length_one_and_a_zero_token_stays_finite(network):
+    tokens = [t * 0 for t in network.tokens(images())]
+    with torch.no_grad():
+        for linear in network.adapter.values():
+            linear.bias.zero_()
+        assert all(torch.isfinite(t).all() for t in network.adapter(tokens))
+        found = network.adapter(network.tokens(images()))
+    assert all(torch.allclose(t.norm(dim=-1), torch.ones(()), atol=1e-5) for t in found)
+
+
+def test_the_map_of_an_image_does_not_depend_on_its_neighbours_in_the_batch(network):
+    with torch.no_grad():
+        together = network(images(3))
+        apart = torch.cat([network(image[None]) for image in images(3)])
+    assert torch.allclose(together, apart, atol=1e-6)
