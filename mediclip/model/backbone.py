@@ -5,11 +5,11 @@ This is the only module that imports open_clip. A backbone is named by a *spec*:
     embedded                    the compact CLIP inside this package (seeded weights, not pretrained)
     local-dir:FOLDER            open_clip_config.json and a weights file, for machines without a network
     NAME:TAG                    an open_clip model and pretrained tag, downloaded by open_clip
-    NAME:FILE                   an open_clip model and a checkpoint file
+    NAME:FILE                   an open_clip model and a checkpoint file; OpenAI's weights were trained with
+                                QuickGELU, which a file cannot say: name ViT-L-14-quickgelu for them
     NAME:random                 the architecture with seeded random weights, for measuring speed alone
 """
 
-import hashlib
 import json
 import math
 import warnings
@@ -26,7 +26,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from mediclip.errors import BackboneError, TapError
+from mediclip.errors import BackboneError, SettingsError, TapError
+from mediclip.model.backbone_digest import backbone_digest
 from mediclip.model.trainables import BackboneShapes
 from mediclip.rng import generator
 
@@ -34,7 +35,6 @@ EMBEDDED = "embedded"
 EMBEDDED_SEED = 2405_11315
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-_HASH_CHUNK = 1 << 24
 
 
 class Backbone(nn.Module):
@@ -42,8 +42,8 @@ class Backbone(nn.Module):
 
     Attributes:
         spec: What it was loaded from.
-        sha256: SHA-256 of its weights and of what else decides its numbers (activation, heads, input
-            normalisation); equal for the same model from a tag, a file or a folder.
+        sha256: SHA-256 of its weights and of what else decides its numbers (activations, heads, epsilons,
+            input normalisation); equal for the same model from a tag, a file or a folder.
         image_size: Side of the square input in pixels.
         depth: Blocks of the image tower.
         shapes: Widths that the trainables' shapes depend on.
@@ -69,6 +69,7 @@ class Backbone(nn.Module):
                 f"Got {type(visual).__name__} and {type(text).__name__}; choose one such as ViT-L-14:openai."
             )
             raise BackboneError(message)
+        _check_text_tower(text)
         self.spec = spec
         self.visual: VisionTransformer = visual
         self.text = text
@@ -86,7 +87,7 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self.eval()
         self.requires_grad_(requires_grad=False)
-        self.sha256 = _digest(self)
+        self.sha256 = backbone_digest(self)
         self._tokenizer = SimpleTokenizer()
 
     @property
@@ -217,6 +218,7 @@ def load_backbone(
 
     Raises:
         BackboneError: If it cannot be found or loaded, is no ViT, or has another digest.
+        SettingsError: If torch cannot use the device.
     """
     backbone = _embedded(image_size) if spec == EMBEDDED else _from_open_clip(spec, image_size)
     if expected_sha256 is not None and backbone.sha256 != expected_sha256:
@@ -225,7 +227,14 @@ def load_backbone(
             f"{backbone.sha256[:16]}…; point --backbone at the weights that the model was made with."
         )
         raise BackboneError(message)
-    return backbone.to(device)
+    try:
+        return backbone.to(device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA raises the latter
+        message = (
+            f"The device must be one that torch can use here, such as 'cpu'. It cannot use {device!r}; "
+            "name another."
+        )
+        raise SettingsError(message) from error
 
 
 def _from_open_clip(spec: str, image_size: int | None) -> Backbone:
@@ -251,7 +260,7 @@ def _from_open_clip(spec: str, image_size: int | None) -> Backbone:
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.manual_seed(EMBEDDED_SEED)
+            torch.default_generator.manual_seed(EMBEDDED_SEED)  # manual_seed would reach the GPUs' too
             clip = open_clip.create_model(**options)
     except Exception as error:  # open_clip raises whatever its many readers raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -299,7 +308,7 @@ def backbone_from_weights(
         with torch.random.fork_rng(devices=[]):
             clip = CLIP(**model_cfg)
         found = clip.load_state_dict(dict(weights), strict=False)
-    except (RuntimeError, TypeError, KeyError) as error:
+    except Exception as error:  # open_clip asserts, divides and looks up without a check of its own
         message = f"The weights of {spec} must fit its model_cfg. They do not; use those that belong to it."
         raise BackboneError(message) from error
     absent = [name for name in found.missing_keys if name != "logit_scale"]
@@ -337,22 +346,28 @@ def _fill_with_seeded_weights(clip: nn.Module) -> None:
             value.copy_(torch.from_numpy(drawn * std))
 
 
-def _digest(backbone: Backbone) -> str:
-    facts = {
-        "activation": type(backbone.visual.transformer.resblocks[0].mlp.gelu).__name__,
-        "heads": backbone.visual.transformer.resblocks[0].attn.num_heads,
-        "image_size": backbone.image_size,
-        "mean": [round(float(v), 6) for v in backbone.mean.flatten()],
-        "std": [round(float(v), 6) for v in backbone.std.flatten()],
+def _check_text_tower(text: Any) -> None:  # noqa: ANN401 - a CLIP or the text tower of another open_clip model
+    """Raise unless prompts that are tokenised as CLIP's go through this tower as through CLIP's.
+
+    Other towers would give numbers too, and wrong ones: their tokens mean other words, or their feature is
+    not taken at the end token.
+    """
+    found = {
+        "vocabulary": int(text.vocab_size),
+        "pooling": getattr(text, "text_pool_type", getattr(text, "pool_type", None)),
+        "class token": getattr(text, "cls_emb", None) is not None,
+        "causal": text.attn_mask is not None,
     }
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    weights = {**backbone.visual.state_dict(prefix="visual."), **backbone.text.state_dict(prefix="text.")}
-    for name in sorted(weights):
-        if name.startswith(("text.visual.", "text.logit_")):
-            continue
-        value = weights[name].detach().to("cpu", torch.float32).contiguous()
-        digest.update(f"{name}{tuple(value.shape)}".encode())
-        flat = value.numpy().reshape(-1).view("uint8")
-        for start in range(0, len(flat), _HASH_CHUNK):
-            digest.update(flat[start : start + _HASH_CHUNK].data)
-    return digest.hexdigest()
+    own = {
+        "vocabulary": SimpleTokenizer().vocab_size,
+        "pooling": "argmax",
+        "class token": False,
+        "causal": True,
+    }
+    differing = [f"{name} {found[name]}" for name in own if found[name] != own[name]]
+    if differing:
+        message = (
+            "A backbone's text tower must read CLIP's own tokens, causally, up to an end token. Got one with "
+            f"{', '.join(differing)}; choose another, such as ViT-L-14:openai."
+        )
+        raise BackboneError(message)

@@ -8,15 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mediclip.errors import BackboneError
-from mediclip.model.backbone import _weights_of, backbone_from_weights, load_backbone
+from mediclip.errors import BackboneError, SettingsError
+from mediclip.model.backbone import (
+    OPENAI_MEAN,
+    OPENAI_STD,
+    Backbone,
+    _weights_of,
+    backbone_from_weights,
+    load_backbone,
+)
 
 CONFIG = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-EMBEDDED_SHA256 = "00841405"
+EMBEDDED_SHA256 = "0c8798faed4ce489c704e3f5e82472a7f94f6a41b3853ff9aa2eca94edb348cf"
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +121,29 @@ def test_openai_weights_bring_their_activation():
     assert not _weights_of("ViT-L-14", "laion2b_s32b_b82k")["force_quick_gelu"]
 
 
-def test_loading_leaves_the_global_random_state_alone():
+def test_loading_leaves_the_global_random_state_alone(folder):
     before = torch.random.get_rng_state()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002 - that it is left alone is the point
     load_backbone("embedded", image_size=32)
+    load_backbone(f"local-dir:{folder}")
+    load_backbone("ViT-S-32-alt:random")
+    backbone_from_weights(CONFIG, weights(folder), spec="a")
+    with pytest.raises(BackboneError):
+        load_backbone("local-dir:/nowhere")
     assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+
+
+def test_a_random_architecture_is_the_same_each_time_whatever_was_drawn_before():
+    first = load_backbone("ViT-S-32-alt:random").sha256
+    with torch.random.fork_rng(devices=[]):
+        torch.rand(10)
+        assert load_backbone("ViT-S-32-alt:random").sha256 == first
 
 
 def test_the_embedded_backbone_is_the_same_everywhere():
-    assert load_backbone("embedded").sha256.startswith(EMBEDDED_SHA256)
+    # Drawn by NumPy's PCG64 in float32 and scaled by one product: no step depends on platform or torch.
+    assert load_backbone("embedded").sha256 == EMBEDDED_SHA256
 
 
 def test_position_embeddings_are_resized_for_another_image_size(folder):
@@ -130,3 +152,124 @@ def test_position_embeddings_are_resized_for_another_image_size(folder):
     (tokens,) = backbone.patch_tokens(backbone.normalise(torch.rand(1, 64, 64)), (3,))
     assert tokens.shape == (1, 4, 4, 32)
     assert np.isfinite(tokens.numpy()).all()
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """Give the same weights as a folder of a named model, as safetensors and as a torch checkpoint."""
+    path = tmp_path_factory.mktemp("named")
+    model = open_clip.get_model_config("ViT-S-32-alt")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        clip = open_clip.model.CLIP(**model)
+    save_file(clip.state_dict(), path / "open_clip_model.safetensors")
+    torch.save(clip.state_dict(), path / "weights.pt")
+    preprocess = {"mean": OPENAI_MEAN, "std": OPENAI_STD}
+    text = json.dumps({"model_cfg": model, "preprocess_cfg": preprocess})
+    (path / "open_clip_config.json").write_text(text)
+    return path
+
+
+def test_a_folder_and_a_file_of_the_same_weights_are_the_same_backbone(named):
+    folder = load_backbone(f"local-dir:{named}")
+    files = [
+        load_backbone(f"ViT-S-32-alt:{named / name}")
+        for name in ("open_clip_model.safetensors", "weights.pt")
+    ]
+    assert {file.sha256 for file in files} == {folder.sha256}
+    assert load_backbone(f"local-dir:{named}", image_size=224).sha256 == folder.sha256
+    assert load_backbone(f"local-dir:{named}", image_size=64).sha256 != folder.sha256
+    assert files[0].name == "ViT-S-32-alt:open_clip_model.safetensors"
+
+
+@pytest.mark.parametrize("tower", ["vision_cfg", "text_cfg"])
+def test_other_heads_over_the_same_weights_are_another_backbone(folder, tower):
+    # The number of heads shows in no weight's shape, so a wrong configuration would go unnoticed.
+    change = {"head_width": 32} if tower == "vision_cfg" else {"heads": 4}
+    other = CONFIG | {tower: CONFIG[tower] | change}
+    first, second = (backbone_from_weights(c, weights(folder), spec="a") for c in (CONFIG, other))
+    assert first.sha256 != second.sha256
+
+
+def test_weights_stored_in_half_precision_are_the_same_backbone_as_their_values_in_single(folder):
+    halves = {name: value.half() for name, value in weights(folder).items()}
+    singles = {name: value.float() for name, value in halves.items()}
+    first, second = (backbone_from_weights(CONFIG, w, spec="a") for w in (halves, singles))
+    assert first.sha256 == second.sha256
+
+
+@pytest.mark.parametrize(
+    ("build", "change", "said"),
+    [
+        (open_clip.model.CLIP, {"vocab_size": 60_000}, "vocabulary 60000"),
+        (open_clip.model.CLIP, {"no_causal_mask": True}, "causal False"),
+        (open_clip.model.CLIP, {"pool_type": "last"}, "pooling last"),
+        (open_clip.model.CustomTextCLIP, {"pool_type": "last"}, "pooling last"),
+        (open_clip.model.CustomTextCLIP, {"embed_cls": True}, "class token True"),
+    ],
+)
+def test_a_text_tower_that_would_read_our_tokens_as_other_words_is_refused(build, change, said):
+    with torch.random.fork_rng(devices=[]):
+        clip = build(**CONFIG | {"text_cfg": CONFIG["text_cfg"] | change})
+    with pytest.raises(BackboneError, match=f"Got one with {said};"):
+        Backbone(clip, spec="other")
+
+
+def test_a_clip_with_its_text_tower_apart_gives_the_same_features(folder):
+    with torch.random.fork_rng(devices=[]):
+        apart = open_clip.model.CustomTextCLIP(**CONFIG)
+    own = weights(folder)
+    names = {n: n if n.startswith(("visual.", "logit")) else f"text.{n}" for n in own}
+    apart.load_state_dict({names[n]: value for n, value in own.items()})
+    first, second = backbone_from_weights(CONFIG, own, spec="a"), Backbone(apart, spec="b")
+    assert first.sha256 == second.sha256
+    sequences = first.embed(torch.tensor([[49406, 320, 49407, 0]]))
+    ends = torch.tensor([2])
+    for causal in (True, False):
+        ours, theirs = (b.encode_embedded_text(sequences, ends, causal=causal) for b in (first, second))
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("quick_gelu", [True, False])
+def test_both_towers_agree_with_open_clips_own_encoders(folder, quick_gelu):
+    """The causal text feature and, through the last tap, the image feature, as open_clip computes them."""
+    model = CONFIG | {"quick_gelu": quick_gelu}
+    with torch.random.fork_rng(devices=[]):
+        clip = open_clip.model.CLIP(**model).eval()
+    clip.load_state_dict(weights(folder))
+    backbone = backbone_from_weights(model, weights(folder), spec="a")
+    ids = open_clip.get_tokenizer("ViT-B-32")(["a lesion.", "no evidence of disease."])
+    with torch.no_grad():
+        ours = backbone.encode_embedded_text(backbone.embed(ids), ids.argmax(1), causal=True)
+        assert torch.allclose(ours, clip.encode_text(ids), atol=1e-6)
+    start, end = backbone.start_and_end
+    assert ids[0, : int(ids[0].argmax()) + 1].tolist() == [start, *backbone.token_ids("a lesion."), end]
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_torch_cannot_use_is_one_sentence(device):
+    with pytest.raises(SettingsError, match=f"It cannot use '{device}'; name another"):
+        load_backbone("embedded", image_size=32, device=device)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vision_cfg": CONFIG["vision_cfg"] | {"patch_size": 0}},
+        {"text_cfg": CONFIG["text_cfg"] | {"heads": 3}},
+        {"embed_dim": -1},
+        {"custom_text": True},
+        {"vision_cfg": "large"},
+    ],
+)
+def test_a_configuration_that_no_model_can_have_is_one_sentence(folder, change):
+    with pytest.raises(BackboneError, match=r"must fit its model_cfg\. They do not") as raised:
+        backbone_from_weights(CONFIG | change, weights(folder), spec="case")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.shared
+def test_a_real_backbone_loads_from_its_folder_with_its_published_taps(shared):
+    backbone = load_backbone(f"local-dir:{shared / 'weights' / 'vit-tiny-imagenet'}")
+    assert (backbone.depth, backbone.default_taps()) == (12, (6, 9, 12))
+    assert backbone.shapes.width == 192
