@@ -1,36 +1,48 @@
 """Which reader a file gets: decided once, here, by the file's first bytes.
 
-A new kind of scan (DICOM, NIfTI) is one more entry of ``FORMATS``: its readers return what those of
-:mod:`mediclip.data.raster` return, and nothing else in the project changes.
+A new kind of scan is one more entry of ``FORMATS``: its readers return what those of
+:mod:`mediclip.data.raster` return, and nothing else in the project changes. By its extension is known only
+what has no signature: a DICOM dataset without preamble, a compressed NIfTI file.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
+from importlib import import_module
+from pathlib import Path, PurePath
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mediclip.data import raster
 from mediclip.data.raster import Grey
+from mediclip.data.signatures import DICOM_SUFFIXES, NIFTI_SUFFIXES, is_dicom, is_nifti
 from mediclip.data.source import opened
 from mediclip.errors import DataError, ImageError, MaskError
 
-# A DICOM file's signature ends at byte 132.
-HEAD_BYTES: Final = 256
+# A DICOM file's signature ends at byte 132, a NIfTI file's at byte 348.
+HEAD_BYTES: Final = 352
+# Each reader has caps of its own; a DICOM file of many frames has gigabytes.
+_MAX_BYTES: Final = 2**40
+Box = tuple[int, int, int, int]
 
 
 class _GreyReader(Protocol):
-    def __call__(self, path: Path, *, name: str) -> Grey: ...
+    def __call__(
+        self, path: Path, *, name: str, frame: int | None = None, isolated: bool = False
+    ) -> Grey: ...
 
 
 class _MaskReader(Protocol):
-    def __call__(self, path: Path, *, name: str) -> NDArray[np.bool_]: ...
+    def __call__(self, path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]: ...
 
 
 class _ShapeReader(Protocol):
     def __call__(self, path: Path, *, name: str) -> tuple[int, int]: ...
+
+
+class _BoxReader(Protocol):
+    def __call__(self, path: Path, *, name: str) -> Box | None: ...
 
 
 @dataclass(frozen=True)
@@ -39,24 +51,72 @@ class Format:
 
     Attributes:
         suffixes: Extensions in lower case, by which images are found in a folder.
-        matches: Tells from the first ``HEAD_BYTES`` bytes whether a file is of this kind.
+        matches: Tells from the first ``HEAD_BYTES`` bytes and the extension whether a file is of this kind.
         read_grey: See :func:`read_image`.
         read_mask: See :func:`read_mask`.
         read_shape: See :func:`read_shape`.
+        read_box: See :func:`read_box`.
     """
 
     suffixes: tuple[str, ...]
-    matches: Callable[[bytes], bool]
+    matches: Callable[[bytes, str], bool]
     read_grey: _GreyReader
     read_mask: _MaskReader
     read_shape: _ShapeReader
+    read_box: _BoxReader
+
+
+def _raster_grey(path: Path, *, name: str, frame: int | None = None, isolated: bool = False) -> Grey:
+    del frame, isolated  # a raster has one frame, and Pillow decodes it
+    return raster.read_grey(path, name=name)
+
+
+def _raster_mask(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:
+    del frame  # a mask may be drawn for one frame of its image
+    return raster.read_mask(path, name=name)
+
+
+def _no_box(path: Path, *, name: str) -> None:
+    del path, name
+
+
+def _readers(module: str) -> Any:  # noqa: ANN401 - the four protocols above, in their order
+    """Make readers that import their module when a file needs them: pydicom and nibabel take a second."""
+
+    def later(function: str) -> Callable[..., Any]:
+        def read(path: Path, **how: Any) -> Any:  # noqa: ANN401
+            return getattr(import_module(module), function)(path, **how)
+
+        return read
+
+    return map(later, ("read_grey", "read_mask", "read_shape", "read_box"))
 
 
 RASTER: Final = Format(
-    raster.SUFFIXES, raster.is_raster, raster.read_grey, raster.read_mask, raster.read_shape
+    raster.SUFFIXES,
+    lambda head, _: raster.is_raster(head),
+    _raster_grey,
+    _raster_mask,
+    raster.read_shape,
+    _no_box,
 )
-FORMATS: Final = (RASTER,)
+DICOM: Final = Format(DICOM_SUFFIXES, is_dicom, *_readers("mediclip.data.dicom.format"))
+NIFTI: Final = Format(NIFTI_SUFFIXES, is_nifti, *_readers("mediclip.data.nifti"))
+FORMATS: Final = (RASTER, NIFTI, DICOM)
 SUFFIXES: Final = frozenset(suffix for f in FORMATS for suffix in f.suffixes)
+
+
+def suffix_of(path: PurePath) -> str:
+    """Return a file's extension in lower case; ``.nii.gz`` is one.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The extension with its dot; empty if there is none.
+    """
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else PurePath(name).suffix
 
 
 def format_of(path: Path, *, name: str, error: type[DataError] = ImageError) -> Format:
@@ -72,35 +132,41 @@ def format_of(path: Path, *, name: str, error: type[DataError] = ImageError) -> 
         when none does.
 
     Raises:
-        DataError: Of the type ``error``, if the file is missing, unreadable, empty or too large.
+        DataError: Of the type ``error``, if the file is missing, unreadable or empty.
     """
-    with opened(path, name=name, error=error) as stream:
+    with opened(path, name=name, error=error, max_bytes=_MAX_BYTES) as stream:
         head = stream.read(HEAD_BYTES)
-    return next((f for f in FORMATS if f.matches(head)), RASTER)
+    suffix = suffix_of(path)
+    return next((f for f in FORMATS if f.matches(head, suffix)), RASTER)
 
 
-def read_image(path: Path, *, name: str) -> Grey:
+def read_image(path: Path, *, name: str, frame: int | None = None, isolated: bool = False) -> Grey:
     """Read any image as grey.
 
     Args:
         path: The file.
         name: What messages call it, such as ``"test image 12"``.
+        frame: Which frame of a file with several, from 0; when omitted the one that stands for the file: the
+            first, or the middle slice of a volume.
+        isolated: Whether to decode DICOM in a process of its own, which is ended after a time limit.
 
     Returns:
         ``(H, W)``: uint8 in [0, 255] where the source has 8 bits, float32 in [0, 1] where it has more.
 
     Raises:
         ImageError: If the file cannot be used.
+        SettingsError: If there is no such frame.
     """
-    return format_of(path, name=name).read_grey(path, name=name)
+    return format_of(path, name=name).read_grey(path, name=name, frame=frame, isolated=isolated)
 
 
-def read_mask(path: Path, *, name: str) -> NDArray[np.bool_]:
+def read_mask(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:
     """Read any mask.
 
     Args:
         path: The file.
         name: What messages call it, such as ``"the mask of test image 12"``.
+        frame: Which frame of a file with several, as :func:`read_image`.
 
     Returns:
         ``(H, W)``, True where abnormal.
@@ -108,11 +174,11 @@ def read_mask(path: Path, *, name: str) -> NDArray[np.bool_]:
     Raises:
         MaskError: If the file cannot be used.
     """
-    return format_of(path, name=name, error=MaskError).read_mask(path, name=name)
+    return format_of(path, name=name, error=MaskError).read_mask(path, name=name, frame=frame)
 
 
 def read_shape(path: Path, *, name: str) -> tuple[int, int]:
-    """Read the height and width that :func:`read_image` would return, without decoding where possible.
+    """Read the height and width of an image before :func:`read_image` cuts it, without decoding if possible.
 
     Args:
         path: The file.
@@ -125,3 +191,19 @@ def read_shape(path: Path, *, name: str) -> tuple[int, int]:
         ImageError: If the file cannot be used.
     """
     return format_of(path, name=name).read_shape(path, name=name)
+
+
+def read_box(path: Path, *, name: str) -> Box | None:
+    """Read what :func:`read_image` cuts an image to, which its mask has to follow.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+
+    Returns:
+        Top, left, height and width in pixels; None where the image is left whole.
+
+    Raises:
+        ImageError: If the file cannot be used.
+    """
+    return format_of(path, name=name).read_box(path, name=name)

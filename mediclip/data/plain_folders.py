@@ -13,7 +13,7 @@ from typing import Final
 
 from mediclip.data import raster
 from mediclip.data.dicom_tree.scan import scan_tree
-from mediclip.data.formats import SUFFIXES
+from mediclip.data.formats import SUFFIXES, suffix_of
 from mediclip.data.patients import split_by_patient
 from mediclip.data.samples import ABNORMAL, LABEL_NAMES, NORMAL, Dataset, Sample, Split
 from mediclip.errors import ManifestError
@@ -78,15 +78,15 @@ def _list_images(folder: Path) -> dict[str, Path]:
     found: dict[str, list[Path]] = {}
     others = 0
     for path in _walk(folder) if folder.is_dir() else ():
-        if path.suffix.lower() in SUFFIXES:
-            key = PurePath(path.relative_to(folder)).with_suffix("").as_posix()
+        if (suffix := suffix_of(path)) in SUFFIXES:
+            key = PurePath(path.relative_to(folder)).as_posix()[: -len(suffix)]
             found.setdefault(key, []).append(path)
         else:
             others += 1
     if others:
         message = (
-            f"The folder '{folder.name}' must hold nothing but PNG and JPEG images, but {others} of its "
-            "files have another extension; convert them or move them elsewhere."
+            f"The folder '{folder.name}' must hold nothing but PNG, JPEG, TIFF, DICOM and NIfTI images, "
+            f"but {others} of its files have another extension; convert them or move them elsewhere."
         )
         raise ManifestError(message)
     keys = sorted(found)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mediclip.data.formats import read_image, read_mask, read_shape
+from mediclip.data.formats import read_box, read_image, read_mask, read_shape
 from mediclip.data.samples import NORMAL, Sample
 from mediclip.errors import MaskError, SettingsError
 
@@ -32,6 +32,9 @@ _MAX_WORKERS: Final = 8
 @dataclass(frozen=True)
 class Preprocess:
     """Grey, squashed to a square with bilinear filtering, scaled to [0, 1].
+
+    How DICOM and NIfTI become grey is fixed by the policies of :mod:`mediclip.data.dicom.policy`, whose
+    digest is one of the settings. Rasters do not depend on them.
 
     Images of 8 bits are resized in 8 bits, as the published code does (METHOD 1.1); deeper ones in float32.
     The filter widens when it shrinks an image (Pillow), so that fine detail is averaged and not aliased.
@@ -55,27 +58,35 @@ class Preprocess:
 
     def settings(self) -> dict[str, str | int]:
         """Return name, version and settings, as a model file keeps them."""
-        return {"name": self.name, "version": self.version, "image_size": self.image_size}
+        return {
+            "name": self.name,
+            "version": self.version,
+            "image_size": self.image_size,
+            "policies": _policies(),
+        }
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, object]) -> "Preprocess":
         """Make the preprocessing that a model file asks for.
 
         Args:
-            settings: What :meth:`settings` returned.
+            settings: What :meth:`settings` returned, of this program or of one that read rasters alone and
+                named no policies.
 
         Returns:
             The same preprocessing.
 
         Raises:
-            SettingsError: If this program has no preprocessing of that name and version.
+            SettingsError: If this program has no preprocessing of that name and version, or other policies.
         """
         size = settings.get("image_size")
         expected = {"name": cls.name, "version": cls.version, "image_size": size}
-        if not isinstance(size, int) or dict(settings) != expected:
+        policies = {"policies": _policies()}
+        if not isinstance(size, int) or dict(settings) not in (expected, expected | policies):
             message = (
-                f"The preprocessing must be {cls.name!r} version {cls.version} with an image_size, but "
-                f"{dict(settings)} is asked for; use the release that the model was made with."
+                f"The preprocessing must be {cls.name!r} version {cls.version} with an image_size and the "
+                f"policies {policies['policies'][:12]}, but {dict(settings)} is asked for; use the release "
+                "that the model was made with."
             )
             raise SettingsError(message)
         return cls(size)
@@ -97,14 +108,18 @@ class Preprocess:
         Raises:
             ImageError: If its file cannot be used.
         """
-        return self.load_file(sample.image, name=sample.title)
+        return self.load_file(sample.image, name=sample.title, frame=sample.frame)
 
-    def load_file(self, path: Path, *, name: str) -> NDArray[np.float32]:
+    def load_file(
+        self, path: Path, *, name: str, frame: int | None = None, isolated: bool = False
+    ) -> NDArray[np.float32]:
         """Read an image that belongs to no data set.
 
         Args:
             path: The file.
             name: What messages call it, such as ``"image 3"``; not its path.
+            frame: Which frame of a file with several, from 0; when omitted the one that stands for the file.
+            isolated: Whether to decode DICOM in a process of its own, which is ended after a time limit.
 
         Returns:
             ``(S, S)`` in [0, 1].
@@ -112,7 +127,7 @@ class Preprocess:
         Raises:
             ImageError: If the file cannot be used.
         """
-        grey = read_image(path, name=name)
+        grey = read_image(path, name=name, frame=frame, isolated=isolated)
         square = Image.fromarray(grey).resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
         pixels = np.asarray(square, dtype=np.float32)
         if grey.dtype == np.uint8:
@@ -145,7 +160,7 @@ class Preprocess:
                 "but it has none; add its mask, or remove all masks to go without pixel metrics."
             )
             raise MaskError(message)
-        mask = read_mask(sample.mask, name=f"the mask of {sample.title}")
+        mask = read_mask(sample.mask, name=f"the mask of {sample.title}", frame=sample.frame)
         height, width = read_shape(sample.image, name=sample.title)
         if mask.shape != (height, width):
             message = (
@@ -153,6 +168,9 @@ class Preprocess:
                 f"(height x width), but it has {mask.shape[0]} x {mask.shape[1]}; export it again."
             )
             raise MaskError(message)
+        if (box := read_box(sample.image, name=sample.title)) is not None:
+            top, left, height, width = box
+            mask = mask[top : top + height, left : left + width]
         square = Image.fromarray(mask.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
         return np.asarray(square).astype(np.bool_)
 
@@ -183,6 +201,8 @@ def iter_images(
 ) -> Iterator[NDArray[np.float32]]:
     """Read the images of many samples batch by batch, the next one while the last is in use.
 
+    DICOM is decoded in a few processes of its own, so that no file can take this one with it.
+
     Args:
         samples: N samples.
         preprocess: How.
@@ -203,10 +223,20 @@ def iter_images(
     try:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            ahead.append([pool.submit(preprocess.load_image, sample) for sample in batch])
+            ahead.append([pool.submit(_isolated, preprocess, sample) for sample in batch])
             if len(ahead) > 1:
                 yield np.stack([future.result() for future in ahead.popleft()])
         while ahead:
             yield np.stack([future.result() for future in ahead.popleft()])
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _isolated(preprocess: Preprocess, sample: Sample) -> NDArray[np.float32]:
+    return preprocess.load_file(sample.image, name=sample.title, frame=sample.frame, isolated=True)
+
+
+def _policies() -> str:
+    from mediclip.data.dicom.policy import policies_digest  # noqa: PLC0415 - pydicom takes a while
+
+    return policies_digest()

@@ -1,8 +1,8 @@
-"""PNG and JPEG files as grey images and masks, at their own size.
+"""PNG, JPEG and TIFF files as grey images and masks, at their own size.
 
 Order of operations: caps on bytes (:mod:`mediclip.data.source`) and pixels (from the header), decoding,
-EXIF orientation, transparent parts to black, grey or mask. Only Pillow's PNG and JPEG decoders are reached,
-whatever the file calls itself, and none of Pillow's global settings is touched.
+EXIF orientation, transparent parts to black, grey or mask. Only Pillow's decoders for these three are
+reached, whatever the file calls itself, and none of Pillow's global settings is touched.
 """
 
 import struct
@@ -18,19 +18,25 @@ from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from mediclip.data.source import opened, unusable
 from mediclip.errors import DataError, ImageError, MaskError
 
 Grey: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 
-SUFFIXES: Final = (".png", ".jpg", ".jpeg")
+SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 # Below Pillow's own limit of 89 million, whose warning therefore never comes up.
 MAX_PIXELS: Final = 2**26
 _DECODERS: Final[dict[bytes, type[ImageFile]]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,
+    b"II*\0": TiffImageFile,
+    b"MM\0*": TiffImageFile,
 }
+_DEEP: Final = ("I;16", "I;16B")
+_BITS: Final = 258
+_PHOTOMETRIC: Final = 262
 _ORIENTATION: Final = 0x0112
 # What Pillow raises on damaged files; the texts may quote a path, so none is passed on.
 _DAMAGE: Final = (
@@ -50,13 +56,13 @@ _AGAIN: Final = "copy it again or take it out of the set"
 
 
 def is_raster(head: bytes) -> bool:
-    """Tell by its first bytes whether a file calls itself PNG or JPEG.
+    """Tell by its first bytes whether a file calls itself PNG, JPEG or TIFF.
 
     Args:
         head: At least the first 8 bytes.
 
     Returns:
-        True for the signature of either format.
+        True for the signature of one of them.
     """
     return any(head.startswith(signature) for signature in _DECODERS)
 
@@ -65,22 +71,28 @@ def read_grey(path: Path, *, name: str) -> Grey:
     """Read an image as grey.
 
     Colour becomes luma (ITU-R BT.601, in 8 bits, as Pillow does and the published code), CMYK and palettes by
-    way of RGB. 16-bit grey is scaled by its full range; 16-bit colour keeps the upper 8 bits of each channel.
+    way of RGB. 16-bit grey is scaled by its full range (TIFF of 12 bits by its own); 16-bit colour keeps the
+    upper 8 bits of each channel.
 
     Args:
         path: The file.
         name: What messages call it, such as ``"test image 12"``.
 
     Returns:
-        ``(H, W)``, upright: uint8 in [0, 255], or for 16-bit grey float32 in [0, 1].
+        ``(H, W)``, upright: uint8 in [0, 255], or for grey of 12 or 16 bits float32 in [0, 1].
 
     Raises:
-        ImageError: If the file is missing, empty, too large, truncated, animated or neither PNG nor JPEG.
+        ImageError: If the file is missing, empty, too large, truncated, animated, or neither PNG, JPEG
+            nor TIFF of 8 to 16 bits.
     """
     with _header(path, name=name, error=ImageError) as image:
         upright = _decoded(image, name=name, error=ImageError)
-        if upright.mode == "I;16":
-            return _deep(upright).astype(np.float32) / np.float32(65535)
+        if upright.mode in _DEEP:
+            top, inverted = _scale(image)
+            grey: NDArray[np.float32] = np.minimum(
+                _deep(upright).astype(np.float32) / np.float32(top), np.float32(1)
+            )
+            return np.float32(1) - grey if inverted else grey
         return np.asarray(_flat(upright).convert("L"))
 
 
@@ -100,11 +112,11 @@ def read_mask(path: Path, *, name: str) -> NDArray[np.bool_]:
             whose small values would be lost.
     """
     with _header(path, name=name, error=MaskError) as image:
-        if image.tile and "16B" in str(image.tile[0].args) and image.mode != "I;16":
+        if image.tile and ";16" in str(image.tile[0].args) and image.mode not in _DEEP:
             do = "save it as a grey PNG"
             raise unusable(name, "be grey or 8-bit colour", "it is 16-bit colour", do, error=MaskError)
         upright = _decoded(image, name=name, error=MaskError)
-        if upright.mode == "I;16":
+        if upright.mode in _DEEP:
             return np.not_equal(_deep(upright), 0)
         pixels = np.atleast_3d(np.asarray(_flat(upright)))
         floor = 127 if image.format == "JPEG" else 0
@@ -141,14 +153,16 @@ def _header(path: Path, *, name: str, error: type[DataError]) -> Iterator[ImageF
         stream.seek(0)
         decoder = next((cls for signature, cls in _DECODERS.items() if head.startswith(signature)), None)
         if decoder is None:
+            must = "be a PNG, JPEG, TIFF, DICOM or NIfTI image"
             do = "convert it or take it out of the set"
-            raise unusable(name, "be a PNG or JPEG image", "its content is neither", do, error=error)
+            raise unusable(name, must, "its content is none of these", do, error=error)
         try:
             image = decoder(stream)
         except _DAMAGE:
             found = "its header is damaged, or is that of a JPEG with more than 8 bits"
             do = "copy it again, or export it as PNG"
-            raise unusable(name, "be a whole PNG or an 8-bit JPEG", found, do, error=error) from None
+            must = "be a whole PNG or TIFF, or an 8-bit JPEG"
+            raise unusable(name, must, found, do, error=error) from None
         pixels = image.width * image.height
         limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
         if pixels > limit:
@@ -160,6 +174,9 @@ def _header(path: Path, *, name: str, error: type[DataError]) -> Iterator[ImageF
         if frames != 1:
             do = "export one of them"
             raise unusable(name, "be a single picture", f"it has {frames} frames", do, error=error)
+        if image.mode in {"I", "F"}:
+            must, do = "have unsigned values of at most 16 bits", "export it as a 16-bit PNG"
+            raise unusable(name, must, "it has others", do, error=error)
         yield image
 
 
@@ -171,6 +188,14 @@ def _decoded(image: ImageFile, *, name: str, error: type[DataError]) -> Image.Im
     except _DAMAGE:
         raise unusable(name, "be complete", "it is truncated or damaged", _AGAIN, error=error) from None
     return image
+
+
+def _scale(image: ImageFile) -> tuple[int, bool]:
+    """Tell which value of deep grey is the largest possible, and whether it is black."""
+    if not isinstance(image, TiffImageFile):
+        return 65535, False
+    bits = image.tag_v2.get(_BITS, (16,))[0]
+    return 2**bits - 1, image.tag_v2.get(_PHOTOMETRIC) == 0
 
 
 def _deep(image: Image.Image) -> NDArray[np.uint16]:

@@ -32,7 +32,8 @@ class Sample:
         split: Which split ``index`` counts in.
         group: Which images belong together because they show one patient: a keyed hash, never an identifier.
             None where nothing is known; such an image stands for itself.
-        frame: Which frame of a file with several, from 0.
+        frame: Which frame of a file with several, from 0; None for the one that stands for the file: the
+            first, or the middle slice of a volume.
     """
 
     index: int
@@ -43,7 +44,7 @@ class Sample:
     mask: Path | None = field(default=None, repr=False)
     split: Split = "test"
     group: str | None = field(default=None, repr=False)
-    frame: int = 0
+    frame: int | None = None
 
     @property
     def title(self) -> str:

@@ -23,19 +23,27 @@ from mediclip.data.dicom.rle import decode_rle
 from mediclip.errors import DecodeError, DecoderMissingError, TransferSyntaxError, TruncatedError
 
 _NATIVE: Final = frozenset(f"1.2.840.10008.1.2{tail}" for tail in ("", ".1", ".1.99", ".2"))
-_PACKAGES: Final = {
-    "1.2.840.10008.1.2.4.50": "python-gdcm",
-    "1.2.840.10008.1.2.4.51": "python-gdcm",
-    "1.2.840.10008.1.2.4.57": "python-gdcm",
-    "1.2.840.10008.1.2.4.70": "python-gdcm",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.91": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.201": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.202": "pylibjpeg-openjpeg",
-    "1.2.840.10008.1.2.4.203": "pylibjpeg-openjpeg",
+# One decoder for each transfer syntax, by pydicom's name for it and its package: lossy ones differ in the
+# last bit, and an image must not depend on what else a site has installed.
+_PILLOW: Final = ("pillow", "pillow")
+_GDCM: Final = ("gdcm", "python-gdcm")
+_CHARLS: Final = ("pyjpegls", "pyjpegls")
+_OPENJPEG: Final = ("pylibjpeg", "pylibjpeg-openjpeg")
+_DECODERS: Final = {
+    "1.2.840.10008.1.2.4.50": _PILLOW,
+    "1.2.840.10008.1.2.4.51": _PILLOW,
+    "1.2.840.10008.1.2.4.57": _GDCM,
+    "1.2.840.10008.1.2.4.70": _GDCM,
+    "1.2.840.10008.1.2.4.80": _CHARLS,
+    "1.2.840.10008.1.2.4.81": _CHARLS,
+    "1.2.840.10008.1.2.4.90": _OPENJPEG,
+    "1.2.840.10008.1.2.4.91": _OPENJPEG,
+    "1.2.840.10008.1.2.4.201": _OPENJPEG,
+    "1.2.840.10008.1.2.4.202": _OPENJPEG,
+    "1.2.840.10008.1.2.4.203": _OPENJPEG,
 }
+# Its licence (GPL-3.0) keeps it from being a dependency; the other decoders get 12 bits wrong.
+_TWELVE_BITS: Final = ("pylibjpeg", "pylibjpeg-libjpeg")
 
 
 def stored_values(file: Parsed, header: Header, frame: int) -> tuple[NDArray[Any], str]:
@@ -69,7 +77,7 @@ def stored_values(file: Parsed, header: Header, frame: int) -> tuple[NDArray[Any
 def _check_syntax(file: Parsed, header: Header) -> None:
     uid = header.transfer_syntax
     native = uid in _NATIVE
-    if not native and uid != RLELossless and uid not in _PACKAGES:
+    if not native and uid != RLELossless and uid not in _DECODERS:
         name = known if (known := UID(uid).name) != uid else "a private one"
         must = "be coded in a transfer syntax that is read"
         do = "convert it, for example with dcmtk"
@@ -169,11 +177,13 @@ def _decompressed(data: bytes, header: Header) -> tuple[NDArray[Any], str]:
 
     data = checked(data, header.rows, header.columns, header.samples)
     decoder = get_decoder(UID(header.transfer_syntax))
-    if not decoder.is_available:
-        package = _PACKAGES[header.transfer_syntax]
+    plugin, package = _DECODERS[header.transfer_syntax]
+    if plugin == "pillow" and header.bits > 8:
+        plugin, package = _TWELVE_BITS
+    if plugin not in decoder.available_plugins:
         found = f"package {package} is not installed"
         raise Fault(DecoderMissingError, "be coded in a way that is decoded here", found, "install it")
-    if "gdcm" in decoder.available_plugins:
+    if plugin == "gdcm":
         hush_gdcm()
     options = {
         "rows": header.rows,
@@ -188,7 +198,9 @@ def _decompressed(data: bytes, header: Header) -> tuple[NDArray[Any], str]:
         "pixel_keyword": "PixelData",
     }
     try:
-        values, now = decoder.as_array(encapsulate([data]), index=0, **cast("Any", options))
+        values, now = decoder.as_array(
+            encapsulate([data]), index=0, decoding_plugin=plugin, **cast("Any", options)
+        )
     except MemoryError:
         raise
     except Exception:  # noqa: BLE001 - a decoder meets damage in any way, and its text may quote the file

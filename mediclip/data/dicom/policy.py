@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from mediclip.data.dicom.faults import Fault
 from mediclip.data.dicom.header import Header
-from mediclip.data.dicom.levels import percentile
-from mediclip.data.dicom.values import Grey, header_window
+from mediclip.data.dicom.levels import Levels, percentile
+from mediclip.data.dicom.values import Grey, header_window, plain_grey
 from mediclip.errors import DegenerateImageError
 
 Window = tuple[float, float]
@@ -70,6 +70,7 @@ POLICIES: Final[Mapping[str, Policy]] = {
     **dict.fromkeys(("MR", "NM", "PT"), _PERCENTILES),
     **dict.fromkeys(("CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"), _HEADER),
     "US": _STORED,
+    "NIfTI": _PERCENTILES,  # no modality of DICOM, which has capitals only
 }
 """Policy by modality; ``DEFAULT`` for the others."""
 
@@ -119,8 +120,28 @@ def shown(grey: Grey, header: Header) -> NDArray[np.float64]:
     """
     if not np.any(grey.counted):
         raise Fault(DegenerateImageError, "show something", "it is all padding or holds no number")
-    policy = policy_of(header.modality)
-    unit = _shown(policy, grey, header)
+    return _finished(grey, _shown(policy_of(header.modality), grey, header))
+
+
+def shown_by_percentiles(levels: Levels) -> NDArray[np.float64]:
+    """Show the levels of an image that no header describes, from percentile to percentile of its foreground.
+
+    Args:
+        levels: Its levels.
+
+    Returns:
+        ``(n,)`` in [0, 1] for each level; 0 where it is no number.
+
+    Raises:
+        Fault: ``DegenerateImageError`` as :func:`shown`.
+    """
+    grey = plain_grey(levels)
+    if not np.any(grey.counted):
+        raise Fault(DegenerateImageError, "show something", "it holds no number")
+    return _finished(grey, _percentiles(grey))
+
+
+def _finished(grey: Grey, unit: NDArray[np.float64]) -> NDArray[np.float64]:
     if grey.inverted:
         unit = 1 - unit
     unit = np.where(grey.valid, unit, 0)

@@ -73,6 +73,27 @@ def iter_frames(path: Path, *, name: str) -> Iterator[NDArray[np.float32]]:
             yield _shown_frame(file, header, frame)
 
 
+def read_stored(path: Path, *, name: str, frame: int = 0) -> NDArray[Any]:
+    """Read the values of a frame as they are stored, without cutting it or giving them a meaning.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        frame: Which frame, from 0.
+
+    Returns:
+        ``(H, W)`` or ``(H, W, 3)``.
+
+    Raises:
+        ImageError: As :func:`read_dicom`.
+        SettingsError: If there is no such frame.
+    """
+    with named(name), parsed(path, name=name) as file:
+        header = header_of(file)
+        _check_frame(frame, header, name)
+        return stored_values(file, header, frame)[0]
+
+
 def read_geometry(path: Path, *, name: str) -> tuple[int, int, Box | None]:
     """Read the size of a frame and what :func:`read_dicom` cuts it to, from the header alone.
 

@@ -91,6 +91,12 @@ def grey_values(levels: Levels, dataset: Dataset, header: Header, frame: int) ->
     )
 
 
+def plain_grey(levels: Levels) -> Grey:
+    """Take values as they are stored, without a header."""
+    valid = np.isfinite(levels.stored)
+    return Grey(levels, levels.stored, valid, None, None, hounsfield=False, inverted=False, windows=Dataset())
+
+
 def header_window(grey: Grey) -> NDArray[np.float64] | None:
     """Show values as the header says: by its first VOI table, else by its first window.
 

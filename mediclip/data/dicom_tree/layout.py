@@ -226,7 +226,7 @@ def _mask(directory: Path, row: Row) -> Path:
 
 
 def _refuse_repeats(samples: Sequence[Sample], rows: Sequence[Row]) -> None:
-    seen: dict[tuple[Path, int], Row] = {}
+    seen: dict[tuple[Path, int | None], Row] = {}
     for sample, row in zip(samples, rows, strict=True):
         earlier = seen.setdefault((sample.image, sample.frame), row)
         if earlier is not row:

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,13 +23,30 @@ def test_files_go_to_their_reader_by_content_whatever_they_are_called(tmp_path: 
 
 
 def test_each_signature_belongs_to_one_format():
-    for head in (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0"):
-        assert sum(f.matches(head) for f in FORMATS) == 1
-    assert not any(f.matches(head) for f in FORMATS for head in (b"", b"\x89PNG", b"\xff\xd8", b"DICM"))
+    heads = {
+        b"\x89PNG\r\n\x1a\n": "",
+        b"\xff\xd8\xff\xe0": "",
+        b"II*\0": "",
+        b"MM\0*": "",
+        bytes(128) + b"DICM": "",
+        b"\x08\x00\x05\x00CS": "",
+        b"\x00\x08\x00\x05CS": ".dcm",
+        b"anything": ".dcm",
+        bytes(344) + b"n+1\0": ".nii",
+        b"\x5c\x01\0\0n+2\0": ".nii",
+        b"\x1f\x8b": ".nii.gz",
+    }
+    for head, suffix in heads.items():
+        assert sum(f.matches(head, suffix) for f in FORMATS) == 1, head
+    for head in (b"", b"\x89PNG", b"\xff\xd8", b"DICM", b"\x1f\x8b"):
+        assert not any(f.matches(head, "") for f in FORMATS)
+    assert not any(f.matches(b"\x08\x00\x05\x00CS", ".txt") for f in FORMATS)
 
 
 def test_extensions_are_lower_case_and_start_with_a_dot():
-    assert frozenset({".png", ".jpg", ".jpeg"}) == SUFFIXES
+    assert (
+        frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".nii", ".nii.gz"}) == SUFFIXES
+    )
     assert all(suffix == suffix.lower() and suffix.startswith(".") for suffix in SUFFIXES)
 
 
@@ -36,7 +55,9 @@ def test_extensions_are_lower_case_and_start_with_a_dot():
 )
 def test_an_unknown_kind_of_file_is_told_what_is_accepted(tmp_path: Path, read: Callable, error: type):
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(error, match=r"^Cannot use image 3: it must be a PNG or JPEG image"):
+    with pytest.raises(
+        error, match=r"^Cannot use image 3: it must be a PNG, JPEG, TIFF, DICOM or NIfTI image"
+    ):
         read(tmp_path / "a.png", name="image 3")
     with pytest.raises(error, match=r"^Cannot use image 3: it must exist, but its file is missing"):
         read(tmp_path / "b.png", name="image 3")
@@ -44,3 +65,8 @@ def test_an_unknown_kind_of_file_is_told_what_is_accepted(tmp_path: Path, read: 
 
 def test_a_signature_of_dicom_lies_within_the_bytes_that_are_looked_at():
     assert formats.HEAD_BYTES >= 132
+
+
+def test_the_readers_of_medical_formats_are_imported_when_a_file_needs_them():
+    code = "import sys, mediclip.data.formats; sys.exit('pydicom' in sys.modules or 'nibabel' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

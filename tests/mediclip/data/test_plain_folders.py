@@ -92,13 +92,13 @@ def test_what_file_managers_leave_behind_is_passed_over(plain_set: Path):
 
 
 def test_other_files_are_refused_and_not_passed_over(plain_set: Path):
-    for name in ("Doe.tif", "Doe.dcm", "Doe"):
+    for name in ("Doe.txt", "Doe.gif", "Doe"):
         (plain_set / "abnormal" / name).write_bytes(b"x")
     with pytest.raises(ManifestError) as caught:
         open_dataset(plain_set)
     assert str(caught.value) == (
-        "The folder 'abnormal' must hold nothing but PNG and JPEG images, but 3 of its files have another "
-        "extension; convert them or move them elsewhere."
+        "The folder 'abnormal' must hold nothing but PNG, JPEG, TIFF, DICOM and NIfTI images, but 3 of its "
+        "files have another extension; convert them or move them elsewhere."
     )
 
 

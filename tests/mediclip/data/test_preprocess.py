@@ -8,6 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
+from mediclip.data.dicom.policy import policies_digest
 from mediclip.data.preprocess import MAX_SIZE, MIN_SIZE, Preprocess, iter_images, load_images
 from mediclip.data.samples import Sample
 from mediclip.errors import ImageError, MaskError, SettingsError
@@ -99,15 +100,17 @@ class TestLoadImage:
     def test_a_fault_names_the_sample_and_a_loose_file_by_what_it_is_called(self, tmp_path: Path):
         path = tmp_path / "Doe.png"
         path.write_bytes(b"no image")
-        with pytest.raises(ImageError, match=r"^Cannot use test image 12 of busi: it must be a PNG or JPEG"):
+        with pytest.raises(
+            ImageError, match=r"^Cannot use test image 12 of busi: it must be a PNG, JPEG, TIFF"
+        ):
             Preprocess().load_image(sample(path))
-        with pytest.raises(ImageError, match=r"^Cannot use image 3: it must be a PNG or JPEG"):
+        with pytest.raises(ImageError, match=r"^Cannot use image 3: it must be a PNG, JPEG, TIFF"):
             Preprocess().load_file(path, name="image 3")
 
 
 class TestSettings:
     def test_the_digest_is_that_of_canonical_json(self):
-        text = '{"image_size":224,"name":"raster","version":1}'
+        text = f'{{"image_size":224,"name":"raster","policies":"{policies_digest()}","version":1}}'
         assert Preprocess().digest() == hashlib.sha256(text.encode()).hexdigest()
         assert Preprocess().digest() == "75d7838ba1dbd5a99fcfc8f94279c7a1a4de7a302c2cd2997ae9ef0db40e6b1d"
 
@@ -127,11 +130,16 @@ class TestSettings:
             {"name": "dicom", "version": 1, "image_size": 224},
             {"name": "raster", "version": 1, "image_size": "224"},
             {"name": "raster", "version": 1, "image_size": 224, "window": 3},
+            {"name": "raster", "version": 1, "image_size": 224, "policies": "0" * 64},
         ],
     )
     def test_another_preprocessing_is_refused(self, settings_: dict):
         with pytest.raises(SettingsError, match=r"^The preprocessing must be 'raster' version 1"):
             Preprocess.from_settings(settings_)
+
+    def test_model_files_from_before_there_were_policies_are_read(self):
+        old = {"name": "raster", "version": 1, "image_size": 64}
+        assert Preprocess.from_settings(old) == Preprocess(64)
 
     @pytest.mark.parametrize("size", [0, MIN_SIZE - 1, MAX_SIZE + 1, 224.0, True, "224"])
     def test_sizes_out_of_range_are_refused(self, size: object):

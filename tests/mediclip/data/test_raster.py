@@ -268,10 +268,13 @@ HUGE_PNG = (
     + struct.pack(">I", zlib.crc32(b"IHDR\0\0\x75\x30\0\0\x75\x30\x08\0\0\0\0"))
     + b"\0\0\0\0IDAT\x35\xaf\x06\x1e"
 )
-NEITHER = "it must be a PNG or JPEG image, but its content is neither; convert it or take it out of the set."
+NEITHER = (
+    "it must be a PNG, JPEG, TIFF, DICOM or NIfTI image, but its content is none of these; convert it or "
+    "take it out of the set."
+)
 HEADER = (
-    "it must be a whole PNG or an 8-bit JPEG, but its header is damaged, or is that of a JPEG with more than "
-    "8 bits; copy it again, or export it as PNG."
+    "it must be a whole PNG or TIFF, or an 8-bit JPEG, but its header is damaged, or is that of a JPEG "
+    "with more than 8 bits; copy it again, or export it as PNG."
 )
 DAMAGED = "it must be complete, but it is truncated or damaged; copy it again or take it out of the set."
 PIXELS = (
@@ -286,7 +289,7 @@ FAULTS = {
     "text": (b"PatientName=Doe", NEITHER),
     "two bytes": (b"\xff\xd8", NEITHER),
     "bitmap": (encoded("BMP"), NEITHER),
-    "tiff": (encoded("TIFF"), NEITHER),
+    "tiff signature alone": (encoded("TIFF")[:4], HEADER),
     "gif": (encoded("GIF"), NEITHER),
     "dicom": (bytes(128) + b"DICM", NEITHER),
     "png signature alone": (encoded("PNG")[:8], HEADER),
