@@ -12,6 +12,8 @@ from client.check import Preflight
 from client.flower import probe_key
 from client.service.audit import AuditLog
 from mediclip.cli.main import main
+from mediclip.config import load_recipe
+from mediclip.model.backbone import load_backbone
 from tests.kits import PATIENT, WARD, make_kit
 from tests.superlink import coordinator, free_port, write_certificates, write_key
 from tests.tiny import SHOTS
@@ -19,7 +21,7 @@ from tests.tiny import SHOTS
 pytestmark = pytest.mark.slow
 
 ALL = ["kit", "code", "disk", "dns", "tls", "clock", "key", "data", "gpu", "backbone", "dry run"]
-PIN = "00841405f05eacbd233e3a6c4c99330795fcbc776d3f881abf916306ee4c370b"
+PIN = load_backbone("embedded", image_size=load_recipe("default").image_size).sha256
 
 
 @pytest.fixture(scope="module")
