@@ -26,13 +26,16 @@ def test_a_missing_folder_is_told(tmp_path: Path):
 def test_a_folder_without_a_layout_and_one_with_two_are_refused(
     tmp_path: Path, write: Callable, write_lists: Callable
 ):
-    with pytest.raises(ManifestError, match=r"must have either .* or .*, but it has none of them; arrange it"):
+    with pytest.raises(
+        ManifestError, match=r"must have either .* or .*, but it has none of them; arrange it"
+    ):
         open_dataset(tmp_path)
     entry = {"filename": "a.png", "label": 0}
     root = write_lists([entry], [{"filename": "b.png", "label": 0}])
     assert len(open_dataset(root).train) == 1
     write(root / "normal" / "n.png")
-    with pytest.raises(ManifestError, match=r"must have either .* or .*, but it has both folders; keep one of them"):
+    said = r"must have either .* or .*, but it has both folders; keep one of them"
+    with pytest.raises(ManifestError, match=said):
         open_dataset(root)
 
 
