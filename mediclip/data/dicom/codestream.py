@@ -16,7 +16,7 @@ _NO_LENGTH: Final = frozenset({0x01, *range(0xD0, 0xD9)})
 _STARTS: Final = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 
 
-def checked(data: bytes, rows: int, columns: int, samples: int) -> bytes:
+def checked(data: bytes, rows: int, columns: int, samples: int) -> tuple[bytes, int]:
     """Hold a codestream against the header.
 
     Args:
@@ -26,7 +26,8 @@ def checked(data: bytes, rows: int, columns: int, samples: int) -> bytes:
         samples: Values per pixel that the header gives.
 
     Returns:
-        The codestream, without the JP2 boxes that some writers put around it.
+        The codestream, without the JP2 boxes that some writers put around it; and the bits of its values,
+        0 for JPEG 2000, whose components may differ.
 
     Raises:
         Fault: ``DecodeError`` if it says otherwise, or nothing.
@@ -36,21 +37,21 @@ def checked(data: bytes, rows: int, columns: int, samples: int) -> bytes:
     size = _size_2000(data) if data.startswith(_J2K) else _size_jpeg(data)
     if size is None:
         raise Fault(DecodeError, "hold an image where its header says so", "what it holds is none")
-    if size != (rows, columns, samples):
+    if size[:3] != (rows, columns, samples):
         raise Fault(DecodeError, "hold an image of the size in its header", "it has another one")
-    return data
+    return data, size[3]
 
 
-def _size_2000(data: bytes) -> tuple[int, int, int] | None:
+def _size_2000(data: bytes) -> tuple[int, int, int, int] | None:
     """Read marker segment SIZ (ISO/IEC 15444-1, A.5.1)."""
     if len(data) < 42:
         return None
     right, bottom, left, top = struct.unpack(">4I", data[8:24])
     components = struct.unpack(">H", data[40:42])[0]
-    return bottom - top, right - left, components
+    return bottom - top, right - left, components, 0
 
 
-def _size_jpeg(data: bytes) -> tuple[int, int, int] | None:
+def _size_jpeg(data: bytes) -> tuple[int, int, int, int] | None:
     """Read the first frame header (ISO/IEC 10918-1, B.2.2), past all segments before it."""
     at = 2
     if not data.startswith(b"\xff\xd8"):
@@ -66,8 +67,8 @@ def _size_jpeg(data: bytes) -> tuple[int, int, int] | None:
         elif marker in _STARTS:
             if at + 10 > len(data):
                 return None
-            _, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
-            return rows, columns, components
+            bits, rows, columns, components = struct.unpack(">BHHB", data[at + 4 : at + 10])
+            return rows, columns, components, bits
         else:
             at += 2 + int(struct.unpack(">H", data[at + 2 : at + 4])[0])
     return None

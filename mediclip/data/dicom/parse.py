@@ -143,11 +143,16 @@ def _parse(stream: BinaryIO) -> Parsed:
         source = stream
     except _DeflatedError:
         zipped_at = stream.tell()
-        source = io.BytesIO(_inflate(stream, MAX_HEADER_BYTES))
+        plain = _inflate(stream, MAX_HEADER_BYTES)
+        source = io.BytesIO(plain)
         bounded = _Bounded(source)
         header = _read_inflated(bounded)
-        size = source.seek(0, io.SEEK_END) if source.tell() > size else MAX_INFLATED_BYTES
-        source.seek(bounded.at)
+        size = len(plain)
+        if size == MAX_HEADER_BYTES:
+            size = MAX_INFLATED_BYTES  # whether there is so much shows when pixels are read
+            if source.tell() >= MAX_HEADER_BYTES:
+                must = f"{MAX_HEADER_BYTES >> 20} MiB of header"
+                raise too_large(must, "it has more") from None
     except Fault:
         raise
     except InvalidDicomError:
@@ -223,7 +228,7 @@ def _locate(
     begin = source.tell()
     head = source.read(12)
     if len(head) < 8:
-        _refuse_without_pixels(header, truncated=bounded.short or begin > size)
+        _refuse_without_pixels(header, truncated=bounded.short or begin > size or size <= _meta_end(header))
     group, element = struct.unpack(f"{order}HH", head[:4])
     if group != _PIXEL_GROUP or element not in _PIXELS:
         _refuse_without_pixels(header, truncated=bounded.short)
@@ -259,6 +264,14 @@ def _refuse_without_pixels(header: Dataset, *, truncated: bool) -> None:
     raise Fault(NoPixelsError, "hold pixels", found, "take it out of the set")
 
 
+def _meta_end(header: Dataset) -> int:
+    """Tell where the meta information ends, which says its own length (PS3.10 7.1)."""
+    meta = getattr(header, "file_meta", None)
+    length = meta.get("FileMetaInformationGroupLength") if meta is not None else None
+    # Preamble, signature and the element of 12 bytes that holds the length.
+    return _SIGNATURE_AT + 4 + 12 + length if isinstance(length, int) else _SIGNATURE_AT + 4
+
+
 def _syntax(header: Dataset, *, implicit: bool, little: bool, encapsulated: bool) -> UID:
     """Take the transfer syntax from the meta information, or from how the dataset is written."""
     meta = getattr(header, "file_meta", None)
@@ -283,14 +296,8 @@ class _Bounded:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._left = MAX_HEADER_BYTES
-        self.short = False  # whether the last read came to the end of the file in the middle of something
+        self.short = False  # whether the file ended in the middle of something
         self.tell = stream.tell
-        self.seek = stream.seek
-
-    @property
-    def at(self) -> int:
-        """Where the file stands."""
-        return self._stream.tell()
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:  # pydicom would inflate all there is
@@ -303,5 +310,10 @@ class _Bounded:
             raise too_large(must, "it has more")
         data = self._stream.read(size)
         self._left -= len(data)
-        self.short = 0 < len(data) < size or (not data and size not in {0, 1, 8})
+        # A new element may be looked for at the end (8 bytes), or any element (1 byte).
+        self.short |= len(data) < size and (len(data) > 0 or size not in {1, 8})
         return data
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.short = False  # a search for a delimiter reads ahead, and comes back
+        return self._stream.seek(offset, whence)

@@ -175,10 +175,10 @@ def _decompressed(data: bytes, header: Header) -> tuple[NDArray[Any], str]:
     from pydicom.encaps import encapsulate  # noqa: PLC0415 - brings the decoders, which take a while
     from pydicom.pixels.decoders.base import get_decoder  # noqa: PLC0415
 
-    data = checked(data, header.rows, header.columns, header.samples)
+    data, bits = checked(data, header.rows, header.columns, header.samples)
     decoder = get_decoder(UID(header.transfer_syntax))
     plugin, package = _DECODERS[header.transfer_syntax]
-    if plugin == "pillow" and header.bits > 8:
+    if plugin == "pillow" and bits > 8:
         plugin, package = _TWELVE_BITS
     if plugin not in decoder.available_plugins:
         found = f"package {package} is not installed"

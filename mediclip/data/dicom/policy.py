@@ -61,10 +61,13 @@ CT_WINDOWS: Final[Mapping[str, Window]] = {
 """Centre and width in Hounsfield units by body part (DICOM PS3.16 annex L); soft tissue where not listed."""
 
 _CT: Final = Policy("ct-window", 1, {"windows": CT_WINDOWS, "other": _SOFT})
-_PERCENTILES: Final = Policy("foreground-percentiles", 1, {"low": 0.5, "high": 99.5})
+_LOW_PERCENT: Final = 0.5
+_HIGH_PERCENT: Final = 99.5
+_PERCENTILES: Final = Policy("foreground-percentiles", 1, {"low": _LOW_PERCENT, "high": _HIGH_PERCENT})
 _HEADER: Final = Policy("header-voi", 1)
 _STORED: Final = Policy("stored-range", 1, crop=True)
-DEFAULT: Final = Policy("by-depth", 1, {"stored_range_up_to_bits": 8})
+_SHALLOW_BITS: Final = 8
+DEFAULT: Final = Policy("by-depth", 1, {"stored_range_up_to_bits": _SHALLOW_BITS})
 POLICIES: Final[Mapping[str, Policy]] = {
     "CT": _CT,
     **dict.fromkeys(("MR", "NM", "PT"), _PERCENTILES),
@@ -157,7 +160,7 @@ def _shown(policy: Policy, grey: Grey, header: Header) -> NDArray[np.float64]:
         return _scaled(grey.values, centre - width / 2, centre + width / 2)
     if policy in (_CT, _HEADER) and (unit := header_window(grey)) is not None:
         return unit
-    shallow = policy is not _PERCENTILES and (policy is not DEFAULT or header.bits <= 8)
+    shallow = policy is not _PERCENTILES and (policy is not DEFAULT or header.bits <= _SHALLOW_BITS)
     if shallow and grey.low is not None and grey.high is not None:
         return _scaled(grey.values, grey.low, grey.high)
     return _percentiles(grey)
@@ -175,7 +178,7 @@ def _percentiles(grey: Grey) -> NDArray[np.float64]:
     front = here > here.min()
     low, high = float(here.min()), float(here.max())
     if front.any():
-        ends = [percentile(here[front], counts[front], percent) for percent in (0.5, 99.5)]
+        ends = [percentile(here[front], counts[front], percent) for percent in (_LOW_PERCENT, _HIGH_PERCENT)]
         if ends[0] < ends[1]:
             low, high = ends
     unit = _scaled(values, low, high)
