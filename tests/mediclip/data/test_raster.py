@@ -397,3 +397,45 @@ class TestFaults:
             assert grey.ndim == 2
 
         damaged()
+
+
+class TestTiff:
+    def test_eight_bits_are_as_those_of_a_png(self, tmp_path: Path, rng: np.random.Generator):
+        pixels = rng.integers(0, 256, (7, 5), dtype=np.uint8)
+        path = saved(tmp_path / "a.tif", Image.fromarray(pixels), format="TIFF")
+        np.testing.assert_array_equal(read_grey(path, name=NAME), pixels)
+        assert read_shape(path, name=NAME) == (7, 5)
+
+    @pytest.mark.parametrize("order", ["<", ">"])
+    def test_sixteen_bits_of_either_byte_order_are_divided_by_their_range(self, tmp_path: Path, order: str):
+        path = tmp_path / "a.tif"
+        path.write_bytes(tiff(np.array([[0, 13107, 65535]]), order, bits=16))
+        np.testing.assert_allclose(read_grey(path, name=NAME), [[0, 0.2, 1]], atol=1e-6)
+        np.testing.assert_array_equal(read_mask(path, name=NAME), [[False, True, True]])
+
+    def test_where_white_is_zero_it_is_white(self, tmp_path: Path):
+        path = tmp_path / "a.tif"
+        path.write_bytes(tiff(np.array([[0, 13107, 65535]]), "<", bits=16, photometric=0))
+        np.testing.assert_allclose(read_grey(path, name=NAME), [[1, 0.8, 0]], atol=1e-6)
+
+    def test_pages_signs_and_floating_point_are_refused(self, tmp_path: Path):
+        pages = [Image.new("L", (8, 8), i) for i in range(2)]
+        path = saved(tmp_path / "a.tif", pages[0], format="TIFF", save_all=True, append_images=pages[1:])
+        with pytest.raises(ImageError, match=r"must be a single picture, but it has 2 frames"):
+            read_grey(path, name=NAME)
+        for mode in ("I", "F"):
+            path = saved(tmp_path / "a.tif", Image.new(mode, (8, 8), 3), format="TIFF")
+            with pytest.raises(ImageError, match=r"must have unsigned values of at most 16 bits"):
+                read_grey(path, name=NAME)
+
+
+def tiff(pixels: np.ndarray, order: str, *, bits: int, photometric: int = 1) -> bytes:
+    """Write one strip of grey by the TIFF 6.0 specification, section 4."""
+    data = pixels.astype(f"{order}u{bits // 8}").tobytes()
+    tags = {256: pixels.shape[1], 257: pixels.shape[0], 258: bits, 259: 1, 262: photometric}
+    tags |= {273: 8, 277: 1, 278: pixels.shape[0], 279: len(data)}
+    entries = b"".join(
+        struct.pack(f"{order}HHIHH", tag, 3, 1, value, 0) for tag, value in sorted(tags.items())
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
+    return head + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
