@@ -36,6 +36,8 @@ CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
 FINAL = "final.safetensors"
 OUTCOME = "outcome.json"
+STOP = "stop"
+"""Name of the file whose presence in the run's folder ends the run after the round in work."""
 
 app = ServerApp()
 _log = logging.getLogger("mediclip.server")
@@ -73,7 +75,7 @@ def federate(grid: Grid, settings: RunSettings) -> Trainables:
         settings: What to do.
 
     Returns:
-        The final tensors, which also lie in ``out``.
+        The final tensors, which also lie in ``out``; the last round's if the run was told to stop.
 
     Raises:
         CheckpointError: If ``out`` holds a round of another run.
@@ -99,6 +101,9 @@ def federate(grid: Grid, settings: RunSettings) -> Trainables:
     round_loop.roster.gather(grid, settings.sites, settings.join_timeout_s)
 
     for number in range(state.number + 1, settings.rounds + 1):
+        if (settings.out / STOP).exists():
+            _log.info("Stopped after round %d of %d", state.number, settings.rounds)
+            return state.tensors
         started = time.monotonic()
         collected = round_loop.collect(number, state.tensors)
         entry = collected.entry(number)

@@ -1,48 +1,23 @@
 """Many sites on Ray: the application as ``flwr run`` runs it, in processes of its own."""
 
-import json
 import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from client.settings import SiteSettings
-from mediclip import bundle
-from mediclip.errors import (
-    CheckpointError,
-    FederationError,
-    MediClipError,
-    PromptError,
-    QuorumError,
-    SchemaError,
-    SettingsError,
-)
+from mediclip.errors import SettingsError
 from server.app import HISTORY, OUTCOME
+from server.flower_processes import FlowerHome, free_port, script, stop_group, wait_until_listening
+from server.outcome import raise_failure
 from server.settings import RunSettings
 from simulation.plan import FederatedResult, OnEvent, Plan, RoundWatch, read_result
 
 CONNECTION: Final = "simulation"
-_START_TIMEOUT_S: Final = 60.0
-_STOP_TIMEOUT_S: Final = 20.0
+_STATUS_TIMEOUT_S: Final = 20.0
 _LOOK_EVERY_S: Final = 0.2
-_ENVIRONMENT: Final = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    # Without it every run installs the project's dependencies, torch included, from a registry.
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "OMP_NUM_THREADS": "1",
-}
-_ERRORS: Final[dict[str, type[MediClipError]]] = {
-    kind.code: kind for kind in (CheckpointError, PromptError, QuorumError, SchemaError, SettingsError)
-}
 
 
 def run_ray(
@@ -84,98 +59,41 @@ def run_ray(
     (settings.out / OUTCOME).unlink(missing_ok=True)
     with _superlink(settings.out / "flower") as link:
         status = _run(link, settings, len(sites), cpus or os.cpu_count() or 1, watch)
-    _raise_failure(settings.out, status)
+    raise_failure(settings.out, status)
     return read_result(plan, time.monotonic() - started)
 
 
-@dataclass(frozen=True)
-class _Link:
-    """A SuperLink of this run's own, on loopback."""
-
-    home: Path
-    environment: dict[str, str]
-    root: Path
-
-    def flwr(self, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a command of Flower's, its output going to ``flwr.log``."""
-        with (self.home / "flwr.log").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own interpreter's scripts, no shell
-                [_script("flwr"), *arguments], cwd=self.root, env=self.environment, stdout=log, stderr=log
-            )
-
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
-        """Start a server of Flower's in a process group of its own, its output going to ``NAME.out``."""
-        with (self.home / f"{name}.out").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603 - our own interpreter's scripts, no shell
-                [_script(name), *arguments],
-                cwd=self.root,
-                env=self.environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def list_runs(self) -> list[dict[str, Any]]:
-        """Ask for the runs as Flower sees them."""
-        answer = subprocess.run(  # noqa: S603 - our own interpreter's scripts, no shell
-            [_script("flwr"), "ls", CONNECTION, "--format", "json"],
-            cwd=self.root,
-            env=self.environment,
-            capture_output=True,
-            check=False,
-        )
-        try:
-            return list(json.loads(answer.stdout)["runs"])
-        except (ValueError, KeyError):
-            return []
-
-
 @contextmanager
-def _superlink(home: Path) -> Iterator[_Link]:
+def _superlink(home: Path) -> Iterator[FlowerHome]:
     # `flwr run` would start one by itself, on a port that another's may hold, and leave it running.
-    home.mkdir(exist_ok=True)
-    root = bundle.application_root()
-    library = str(Path(bundle.__file__).resolve().parents[1])
-    environment = os.environ | _ENVIRONMENT
-    environment["FLWR_HOME"] = str(home)
-    environment["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", "")])
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), library])
-    port = _free_port()
+    port = free_port()
     address = f"127.0.0.1:{port}"
-    (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "{CONNECTION}"\n\n'
-        f'[superlink.{CONNECTION}]\naddress = "{address}"\ninsecure = true\n',
-        encoding="utf-8",
-    )
-    link = _Link(home, environment, root)
+    link = FlowerHome.open(home, CONNECTION, address)
     superlink = link.start(
         "flower-superlink",
+        script("flower-superlink"),
         *("--insecure", "--simulation", "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)),
         *("--log-file", str(home / "superlink.log")),
     )
     started = [superlink]
     try:
-        _wait_until_listening(superlink, port)
+        wait_until_listening(superlink, port)
         # Started by the SuperLink it would be beyond our reach, with Ray and its workers below it.
         started += [
             link.start(
                 "flower-superexec",
+                script("flower-superexec"),
                 *("--insecure", "--runtime-api-address", address, "--parent-pid", str(os.getpid())),
             )
         ]
         yield link
     finally:
         for process in reversed(started):
-            _stop_group(process)
+            stop_group(process)
 
 
-def _run(link: _Link, settings: RunSettings, sites: int, cpus: int, watch: RoundWatch) -> str:
-    run_config = link.home / "run-config.toml"
-    lines = (
-        f"{key} = {json.dumps(value, ensure_ascii=False)}\n"
-        for key, value in settings.to_run_config().items()
-    )
-    run_config.write_text("".join(lines), encoding="utf-8")
+def _run(link: FlowerHome, settings: RunSettings, sites: int, cpus: int, watch: RoundWatch) -> str:
+    run_config = link.write_run_config(settings.to_run_config())
     resources = f"num-supernodes={sites} client-resources-num-cpus=1 init-args-num-cpus={cpus}"
     process = link.flwr(
         "run",
@@ -196,29 +114,12 @@ def _run(link: _Link, settings: RunSettings, sites: int, cpus: int, watch: Round
             process.terminate()
             process.wait()
     watch.look()
-    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    deadline = time.monotonic() + _STATUS_TIMEOUT_S
     while True:  # the log stream may end a moment before the run's status is set
         status = next((str(run.get("status", "")) for run in link.list_runs()), "not started")
         if status.startswith("finished") or status == "not started" or time.monotonic() > deadline:
             return status
         time.sleep(_LOOK_EVERY_S)
-
-
-def _raise_failure(out: Path, status: str) -> None:
-    """Raise what the server wrote down: ``flwr run`` returns 0 for a failed run too."""
-    try:
-        outcome = json.loads((out / OUTCOME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        outcome = {}
-    if outcome.get("status") == "finished" and status == "finished:completed":
-        return
-    if outcome.get("status") == "failed":
-        raise _ERRORS.get(outcome["code"], FederationError)(outcome["message"])
-    message = (
-        f"A run of Flower must end as finished:completed. It ended as {status!r} without a word of the "
-        f"server; read flower/flwr.log and flower/superlink.log in {out.name}."
-    )
-    raise FederationError(message)
 
 
 def _check_names(sites: Sequence[SiteSettings]) -> None:
@@ -227,40 +128,3 @@ def _check_names(sites: Sequence[SiteSettings]) -> None:
     if twice:
         message = f"A site's name must be its own. {twice[0]!r} stands twice; give each site another name."
         raise SettingsError(message)
-
-
-def _script(name: str) -> str:
-    return str(Path(sys.executable).parent / name)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + _START_TIMEOUT_S
-    while process.poll() is None and time.monotonic() < deadline:
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(_LOOK_EVERY_S)
-    message = (
-        "Flower's SuperLink must start. It did not; read flower/flower-superlink.out in the run's folder."
-    )
-    raise FederationError(message)
-
-
-def _stop_group(process: subprocess.Popen[Any], *, timeout_s: float = _STOP_TIMEOUT_S) -> None:
-    """End the SuperLink and what it started, politely first."""
-    for sign in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            return
-        try:
-            process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            continue

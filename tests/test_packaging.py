@@ -122,10 +122,14 @@ def test_the_installed_command_answers_with_its_help(installed, tmp_path):
     assert "simulate" in python_beside(installed, code, cwd=tmp_path)
 
 
-def test_the_console_script_is_declared(wheel):
+def test_the_console_scripts_are_declared(wheel):
     (name,) = [n for n in zipfile.ZipFile(wheel).namelist() if n.endswith("entry_points.txt")]
-    lines = zipfile.ZipFile(wheel).read(name).decode().split()
-    assert "".join(lines) == "[console_scripts]mediclip=mediclip.cli.main:main"
+    lines = zipfile.ZipFile(wheel).read(name).decode().replace(" ", "").split()
+    assert lines == [
+        "[console_scripts]",
+        "flower-server=mediclip.cli.main:flower_server",
+        "mediclip=mediclip.cli.main:main",
+    ]
 
 
 def test_an_editable_install_copies_no_code(tmp_path):

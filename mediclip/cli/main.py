@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -71,3 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         build()(args=arguments)
     except MediClipError as error:
         console.fail(error)
+
+
+def flower_server(arguments: Sequence[str] | None = None) -> None:
+    """Run ``flower-server``, which is ``mediclip server`` under the name that Flower's users look for.
+
+    Args:
+        arguments: What stands after the program's name; the process's own when omitted.
+    """
+    main(["server", *(sys.argv[1:] if arguments is None else arguments)])

@@ -1,7 +1,4 @@
-import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -11,8 +8,7 @@ from PIL import Image
 
 from client.service.site import Site
 from client.settings import SiteSettings
-from mediclip.errors import CheckpointError, FederationError, MediClipError, QuorumError, SettingsError
-from server.app import OUTCOME
+from mediclip.errors import CheckpointError, SettingsError
 from simulation import ray_engine
 from simulation.engine import run_in_process
 from simulation.ray_engine import run_ray
@@ -81,36 +77,6 @@ def test_an_interrupted_run_leaves_none_of_flowers_servers_behind(tmp_path):
     assert processes_of(home) == []
 
 
-def write_outcome(out, **values):
-    out.mkdir(exist_ok=True)
-    (out / OUTCOME).write_text(json.dumps(values))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "status", "error", "words"),
-    [
-        ({"status": "failed", "code": "quorum", "message": "Two."}, "finished:failed", QuorumError, "Two"),
-        ({"status": "failed", "code": "quorum", "message": "Two."}, "finished:completed", QuorumError, "Two"),
-        ({"status": "failed", "code": "new", "message": "It."}, "finished:failed", FederationError, "It"),
-        ({"status": "finished"}, "finished:failed", FederationError, "ended as 'finished:failed'"),
-        ({}, "finished:completed", FederationError, "without a word"),
-        ({}, "not started", FederationError, r"flower/flwr\.log"),
-    ],
-)
-def test_how_a_run_ended_is_read_from_what_the_server_wrote_and_what_flower_says(
-    tmp_path, outcome, status, error, words
-):
-    if outcome:
-        write_outcome(tmp_path, **outcome)
-    with pytest.raises(error, match=words):
-        ray_engine._raise_failure(tmp_path, status)
-
-
-def test_a_run_that_finished_raises_nothing(tmp_path):
-    write_outcome(tmp_path, status="finished")
-    ray_engine._raise_failure(tmp_path, "finished:completed")
-
-
 def test_two_sites_of_one_name_are_refused_before_anything_starts(tmp_path):
     site = settings_of(tmp_path, 0)
     with pytest.raises(SettingsError, match="'site-0' stands twice"):
@@ -126,38 +92,3 @@ def test_an_earlier_run_is_left_as_it_is(tmp_path):
     with pytest.raises(CheckpointError, match="must hold no earlier run"):
         run_ray(plan, [site])
     assert {path: path.read_bytes() for path in plan.out.iterdir()} == before
-
-
-def test_a_superlink_that_does_not_start_is_an_error_that_names_its_log():
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    with pytest.raises(FederationError, match=r"SuperLink must start.*flower-superlink\.out"):
-        ray_engine._wait_until_listening(ended, ray_engine._free_port())
-
-
-def is_running(pid):
-    try:
-        state = (Path("/proc") / pid / "stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # ended, and nobody has asked how
-
-
-def test_a_group_of_processes_is_ended_even_a_child_that_will_not_go():
-    script = "trap '' TERM; sh -c 'trap \"\" TERM; echo $$; sleep 60' & wait"
-    parent = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
-    child = parent.stdout.readline().strip()
-    assert is_running(child)
-    ray_engine._stop_group(parent, timeout_s=0.3)
-    parent.stdout.close()
-    deadline = time.monotonic() + 5
-    while is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_running(child)
-
-
-def test_every_error_that_an_outcome_can_name_can_be_raised_from_its_sentence():
-    for code, kind in ray_engine._ERRORS.items():
-        error = kind("A sentence.")
-        assert isinstance(error, MediClipError)
-        assert (error.code, str(error)) == (code, "A sentence.")
