@@ -60,6 +60,16 @@ SENTENCES: Final = {
     "policy-rounds": "The site's policy ends before this round.",
     "policy-images": "The site has fewer images than its policy asks for.",
     "policy-norm": "The site's own update is larger than its policy lets leave.",
+    "not-dicom": "One of the site's files is no DICOM file.",
+    "truncated": "One of the site's files is truncated.",
+    "no-pixels": "One of the site's files holds no pixels.",
+    "invalid-header": "One of the site's files has a header that cannot be used.",
+    "transfer-syntax": "One of the site's files is coded in a way that is not read.",
+    "decoder-missing": "The site lacks the decoder of one of its files.",
+    "decode-failed": "One of the site's files cannot be decoded.",
+    "encrypted": "One of the site's files is encrypted.",
+    "too-large": "One of the site's files is larger than the caps allow.",
+    "degenerate": "One of the site's images is constant or empty.",
 }
 """The only texts that leave a site in place of an exception, by the code of the error."""
 

@@ -5,6 +5,7 @@ the program with it nor hold it for ever, and several frames are decoded at once
 """
 
 import atexit
+import contextlib
 import json
 import os
 import struct
@@ -27,6 +28,7 @@ from mediclip.errors import DecodeError, InvalidHeaderError, MediClipError
 TIME_LIMIT_S: Final = 30.0
 _MAX_WORKERS: Final = 8
 _MAX_HEAD_BYTES: Final = 2**16
+_PIPE_BYTES: Final = 2**20
 
 
 class DecoderPool:
@@ -100,6 +102,11 @@ class _Worker:
             stderr=subprocess.DEVNULL,  # libraries in C write there, about what stands in a file
             env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
         )
+        with contextlib.suppress(ImportError, AttributeError, OSError):
+            import fcntl  # noqa: PLC0415 - not on every system
+
+            # An image would come in pieces of 64 KiB otherwise.
+            fcntl.fcntl(cast("IO[bytes]", self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     @property
     def alive(self) -> bool:

@@ -112,7 +112,7 @@ def header_of(**fields: object) -> bytes:
         (header_of(datatype=9999), ImageError),
         (header_of(), DegenerateImageError),
         (header_of()[:400], ImageError),
-        (gzip.compress(header_of())[:60], TruncatedError),
+        (gzip.compress(header_of()[:352] + bytes(range(256)))[:-150], TruncatedError),
         (b"\x1f\x8bZebedee", ImageError),
     ],
 )

@@ -112,6 +112,7 @@ class TestSettings:
     def test_the_digest_is_that_of_canonical_json(self):
         text = f'{{"image_size":224,"name":"raster","policies":"{policies_digest()}","version":1}}'
         assert Preprocess().digest() == hashlib.sha256(text.encode()).hexdigest()
+        assert Preprocess().digest() == "825682c8359e699bb7fa32997f79cebc876d75bee6691f12d94b588b3bd32fec"
 
     @given(first=st.integers(MIN_SIZE, MAX_SIZE), second=st.integers(MIN_SIZE, MAX_SIZE))
     def test_digests_are_equal_when_the_settings_are(self, first: int, second: int):
