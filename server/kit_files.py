@@ -48,6 +48,30 @@ ReadWritePaths=/etc/mediclip/{site}
 WantedBy=multi-user.target
 """
 
+_SERVER_UNIT = """\
+[Unit]
+Description=MediCLIP, coordinator of the federation {federation}
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+# federation.toml and the folder kits lie in /etc/mediclip, and their owner is the user mediclip.
+User=mediclip
+ExecStart=/usr/bin/env mediclip server start /etc/mediclip/federation.toml --out /var/lib/mediclip --resume
+StateDirectory=mediclip
+# Whatever kills the coordinator, the run goes on after its last finished round. Errors of the settings (2),
+# of a file (6) or of the federation (7) wait for a person.
+Restart=on-failure
+RestartSec=10
+RestartPreventExitStatus=2 6 7
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=full
+
+[Install]
+WantedBy=multi-user.target
+"""
+
 _README = """\
 # Kit of {site} for the federation {federation}
 
@@ -116,6 +140,11 @@ def site_toml(settings: FederationSettings, site: str) -> str:
 def unit(settings: FederationSettings, site: str) -> str:
     """Write the site's unit for systemd."""
     return _UNIT.format(site=site, federation=settings.name)
+
+
+def server_unit(settings: FederationSettings) -> str:
+    """Write the coordinator's unit for systemd, which resumes the run whenever its process was killed."""
+    return _SERVER_UNIT.format(federation=settings.name)
 
 
 def readme(settings: FederationSettings, site: str, digest: str, not_after: datetime) -> str:

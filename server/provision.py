@@ -1,7 +1,7 @@
 """Certificates, keys and one kit for each site, and the register of who may take part.
 
 kits/
-    _coordinator/   ca.crt ca.key server.crt server.key sites.json, for the coordinator alone
+    _coordinator/   ca.crt ca.key server.crt server.key sites.json mediclip-server.service, for it alone
     SITE/           the kit: kit.toml site.toml ca.crt node_key node_key.pub unit README.md
     SITE.zip        the same, to hand over by a safe way and then to delete
 """
@@ -208,6 +208,7 @@ def provision(
         entry = SiteEntry(name=name, public_key=public, not_after=now + timedelta(days=settings.valid_days))
         _write_kit(kits, settings, entry, digest, private)
         entries.append(entry)
+    write_public(kits.coordinator / "mediclip-server.service", kit_files.server_unit(settings).encode())
     kits.write(entries)
     return Provisioned(kits, made, tuple(revoke), tuple(refreshed))
 

@@ -65,6 +65,13 @@ def test_a_kit_can_be_read_by_the_site_that_gets_it(kits):
     assert kit.policy().federation == "three-hospitals"
 
 
+def test_the_units_start_what_the_commands_offer(kits):
+    site = (kits.folder / "north" / "mediclip-client.service").read_text()
+    assert "mediclip client start --kit /etc/mediclip/north\n" in site
+    server = (kits.coordinator / "mediclip-server.service").read_text()
+    assert "mediclip server start /etc/mediclip/federation.toml --out /var/lib/mediclip --resume\n" in server
+
+
 def test_each_key_is_a_p_384_key_of_its_own_whose_public_half_is_in_the_register(kits):
     lines = set()
     for entry in kits.entries():
