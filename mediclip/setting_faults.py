@@ -41,8 +41,9 @@ def sentence(settings: type[BaseModel], fault: Mapping[str, Any], *, source: str
     """
     place = [part for part in fault["loc"] if part != "[key]"]
     key = ".".join(str(part) for part in place)
-    subject = f"The key '{key}' of {source} is not usable" if key else f"{source} is not usable"
-    subject = subject[0].upper() + subject[1:]
+    subject = (
+        f"The key '{key}' of {source} is not usable" if key else f"The content of {source} is not usable"
+    )
     kind, context = fault["type"], fault.get("ctx", {})
     if kind == "missing":
         return f"{subject}: it is required and missing; add it."

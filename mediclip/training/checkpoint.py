@@ -12,17 +12,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, StrictInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mediclip import __version__
 from mediclip.config import Recipe
-from mediclip.errors import CheckpointError
+from mediclip.errors import CheckpointError, PromptError, SettingsError
 from mediclip.model.trainables import Trainables
 
 FORMAT = 1
 _KEY = "mediclip"
 _DIGEST = "sha256"
+# A type that NumPy lacks, a file that goes away while it is read, JSON nested past the parser's depth.
+_UNREADABLE = (AttributeError, OSError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,17 @@ class ModelFile:
     facts: dict[str, Any]
 
 
+class _BackboneName(BaseModel):
+    spec: str
+    sha256: str
+
+
+class _Description(BaseModel):
+    recipe: dict[str, Any]
+    taps: tuple[StrictInt, ...]
+    backbone: _BackboneName
+
+
 def save_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]], facts: Mapping[str, Any]) -> None:
     """Write tensors and facts so that the file is either the old one or the whole new one.
 
@@ -55,7 +69,7 @@ def save_tensors(path: Path, tensors: Mapping[str, NDArray[np.generic]], facts: 
         facts: Plain values, stored as JSON in the file's metadata.
     """
     text = json.dumps(facts, sort_keys=True)
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     data = save(arrays, {_KEY: text, _DIGEST: _content_digest(text, arrays)})
     write_atomically(path, data)
 
@@ -81,12 +95,10 @@ def load_tensors(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         text = stored[_KEY]
         facts = json.loads(text)
-    except (SafetensorError, KeyError, ValueError, OSError, TypeError) as error:
-        message = (
-            f"A model file must be a safetensors file written by this project. {path.name!r} is not, or is "
-            "damaged; copy it again or train again."
-        )
-        raise CheckpointError(message) from error
+    except (SafetensorError, KeyError, TypeError, ValueError, *_UNREADABLE) as error:
+        raise _not_ours(path) from error
+    if not isinstance(facts, dict):
+        raise _not_ours(path)
     if stored.get(_DIGEST) != _content_digest(text, tensors):
         message = (
             f"A model file must be as it was written. {path.name!r} has changed since (its SHA-256 differs); "
@@ -139,24 +151,38 @@ def load_model(path: Path) -> ModelFile:
         CheckpointError: If the file is missing, damaged, changed or of another format.
     """
     tensors, facts = load_tensors(path)
-    try:
-        if facts.pop("format") != FORMAT:
-            message = (
-                f"A model file must have format {FORMAT}. {path.name!r} has another; update this program."
-            )
-            raise CheckpointError(message)
-        backbone = facts.pop("backbone")
-        return ModelFile(
-            tensors=tensors,
-            recipe=Recipe.parse(facts.pop("recipe"), source=f"model file {path.name!r}"),
-            taps=tuple(facts.pop("taps")),
-            backbone_spec=backbone["spec"],
-            backbone_sha256=backbone["sha256"],
-            facts=facts,
+    if facts.get("format") != FORMAT:
+        message = (
+            f"A model file must have format {FORMAT}. {path.name!r} has {facts.get('format')!r:.20}; use it "
+            "with the version that wrote it, or train again."
         )
-    except (KeyError, TypeError) as error:
-        message = f"A model file must name recipe, taps and backbone. {path.name!r} lacks one; train again."
+        raise CheckpointError(message)
+    try:
+        described = _Description.model_validate(facts)
+        recipe = Recipe.parse(described.recipe, source=f"the recipe in {path.name!r}")
+    except (PromptError, SettingsError, ValidationError) as error:
+        message = (
+            f"A model file must hold a usable recipe, taps and a backbone's spec and SHA-256. {path.name!r} "
+            "does not; use it with the version that wrote it, or train again."
+        )
         raise CheckpointError(message) from error
+    return ModelFile(
+        tensors=tensors,
+        recipe=recipe,
+        taps=described.taps,
+        backbone_spec=described.backbone.spec,
+        backbone_sha256=described.backbone.sha256,
+        facts={
+            name: value for name, value in facts.items() if name not in {"format", *_Description.model_fields}
+        },
+    )
+
+
+def _not_ours(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"A model file must be a safetensors file written by this project. {path.name!r} is not, or is "
+        "damaged; copy it again or train again."
+    )
 
 
 def versions() -> dict[str, str]:
@@ -172,16 +198,22 @@ def versions() -> dict[str, str]:
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace a file's content so that a crash leaves the old one or the new one, never a part.
 
+    What was begun is removed if it cannot be finished, as on a full disk.
+
     Args:
         path: File to write; its folder must exist.
         data: The whole new content.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with part.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -164,8 +164,8 @@ def test_settings_that_contradict_each_other_are_told_as_such(tmp_path):
     with pytest.raises(SettingsError) as raised:
         load_recipe(path)
     assert str(raised.value) == (
-        f"Recipe '{path}' is not usable: trim_text needs causal_text: without the mask the padding takes "
-        "part; correct it."
+        f"The content of recipe '{path}' is not usable: trim_text needs causal_text: without the mask the "
+        "padding takes part; correct it."
     )
 
 
@@ -181,7 +181,7 @@ def test_whatever_was_found_the_message_is_one_short_line(value):
 
 def test_what_is_no_table_of_settings_is_refused():
     with pytest.raises(
-        SettingsError, match=r"^Here is not usable: it must be a table of keys\. Got 'text'; "
+        SettingsError, match=r"^The content of here is not usable: it must be a table of keys\. Got 'text'; "
     ):
         Recipe.parse("text", source="here")
 
