@@ -6,21 +6,21 @@ the published code).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mediclip.config import CLASSES, PromptSettings, Recipe, Settings
-from mediclip.errors import BackboneError, PromptError, SettingsError, TapError, VerificationError
+from mediclip.errors import BackboneError, PromptError, SettingsError, VerificationError
 from mediclip.model.anomaly_map import image_score
-from mediclip.model.backbone import Backbone, backbone_from_weights
+from mediclip.model.backbone import backbone_from_weights
 from mediclip.model.network import MediClip
 from mediclip.training.losses import anomaly_loss, dice_loss, focal_loss
 
@@ -38,10 +38,12 @@ TOLERANCES = {
 
 
 class AdamCase(Settings):
-    """Adam's settings in a case."""
+    """Adam's settings in a case; what is left out is Adam's default."""
 
     lr: float
     betas: tuple[float, float]
+    eps: float = 1e-8
+    weight_decay: float = 0.0
 
 
 class Case(Settings):
@@ -50,16 +52,16 @@ class Case(Settings):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     model_cfg: dict[str, Any]
-    layers: tuple[int, ...]
+    layers: Annotated[tuple[int, ...], Field(min_length=1)]
     prompts: dict[str, tuple[str, ...]]
     n_ctx: int
     class_specific_context: bool
     class_token_positions: tuple[str, ...]
     adam: AdamCase
-    steps: int
+    steps: Annotated[int, Field(ge=1)]
 
     def recipe(self, image_size: int) -> Recipe:
-        """Give the recipe that the published code follows in this case."""
+        """Give the recipe that the published code follows in this case, at whatever size it has."""
         prompts = {
             **self.prompts,
             "n_ctx": self.n_ctx,
@@ -68,17 +70,20 @@ class Case(Settings):
         }
         values = {
             "name": "case",
-            "image_size": image_size,
             "prompts": PromptSettings.parse(prompts, source="case.json"),
             "tasks": {"identity": 1.0},
             "learning_rate": self.adam.lr,
             "betas": self.adam.betas,
         }
-        return Recipe.parse(values, source="case.json")
+        return Recipe.parse(values, source="case.json").model_copy(update={"image_size": image_size})
 
 
 class Golden(dict[str, Tensor]):
-    """Golden numbers by name; one that is asked for and absent is an error that names it."""
+    """Golden numbers by name; one that is asked for and absent is an error that names it.
+
+    Only ``adapted.*`` may be left out as a whole: a case that lacked anything else would seem to be verified
+    and would not be.
+    """
 
     def __missing__(self, name: str) -> Tensor:
         message = f"A case must hold the golden number {name!r}. It does not; write the case again."
@@ -118,48 +123,59 @@ def verify_case(directory: Path) -> list[Deviation]:
         VerificationError: If the folder is no case, or lacks a golden number.
     """
     case, clip, golden = _read(directory)
-    image = golden["input.image"]
-    backbone = _backbone(case, clip, image.shape[-1])
     try:
-        network = MediClip(backbone, case.recipe(image.shape[-1]), case.layers)
-    except (PromptError, SettingsError, TapError) as error:
+        backbone = backbone_from_weights(case.model_cfg, clip, spec="case")
+        # The map averages over the taps, so their order does not count; ours rise.
+        network = MediClip(backbone, case.recipe(backbone.image_size), sorted(case.layers))
+    except (BackboneError, PromptError, SettingsError) as error:
         raise VerificationError(str(error)) from error
+    image = _check_inputs(golden, backbone.image_size)
     names = _golden_names(case)
-    _load(network, golden, names, prefix="init")
+    _load(network, golden, names)
     return [
         *_forward(network, golden, image),
         *_gradients(network, golden, image, names),
-        *_training(network, golden, image, names, steps=case.steps),
+        *_training(network, golden, image, names, case),
     ]
 
 
 def _read(directory: Path) -> tuple[Case, dict[str, Tensor], Golden]:
     try:
-        text = (directory / "case.json").read_text(encoding="utf-8")
-        case = Case.model_validate(json.loads(text))
+        values = json.loads((directory / "case.json").read_text(encoding="utf-8"))
         clip = {k: v.float() for k, v in load_file(directory / "clip.safetensors").items()}
-        golden = Golden(load_file(directory / "golden.safetensors"))
-    except (OSError, ValueError, ValidationError, SafetensorError) as error:
+        golden = Golden({k: v.float() for k, v in load_file(directory / "golden.safetensors").items()})
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         message = (
             "A case must be a folder with case.json, clip.safetensors and golden.safetensors. "
             f"Got one that cannot be read ({type(error).__name__}); check the folder."
         )
         raise VerificationError(message) from error
-    return case, clip, golden
-
-
-def _backbone(case: Case, weights: Mapping[str, Tensor], image_size: int) -> Backbone:
     try:
-        backbone = backbone_from_weights(case.model_cfg, weights, spec="case")
-    except BackboneError as error:
+        return Case.parse(values, source="case.json"), clip, golden
+    except SettingsError as error:
         raise VerificationError(str(error)) from error
-    if backbone.image_size != image_size:
+
+
+def _check_inputs(golden: Golden, size: int) -> Tensor:
+    """Return the images when they and their labels are what the losses can take."""
+    image = golden["input.image"]
+    if image.ndim != 4 or len(image) == 0 or tuple(image.shape[1:]) != (3, size, size):
         message = (
-            f"The case's images must be {backbone.image_size} px, as its model_cfg says. "
-            f"They are {image_size} px; write the case again."
+            f"The case's input.image must be (B, 3, {size}, {size}), as its model_cfg says. "
+            f"Got {tuple(image.shape)}; write the case again."
         )
         raise VerificationError(message)
-    return backbone
+    for name in ("input.mask", "input.soft_mask"):
+        label = golden[name]
+        is_in_range = bool(((label >= 0) & (label <= 1)).all())
+        if tuple(label.shape) != (len(image), size, size) or not is_in_range:
+            message = (
+                f"The case's {name} must be ({len(image)}, {size}, {size}) in [0, 1]. "
+                f"Got {tuple(label.shape)}{'' if is_in_range else ' with values outside'}; "
+                "write the case again."
+            )
+            raise VerificationError(message)
+    return image
 
 
 def _golden_names(case: Case) -> dict[str, str]:
@@ -174,11 +190,20 @@ def _golden_names(case: Case) -> dict[str, str]:
     return names
 
 
-def _load(network: MediClip, golden: Golden, names: Mapping[str, str], *, prefix: str) -> None:
-    shapes = {t.name: t.shape for t in network.schema.tensors}
-    network.load(
-        {ours: golden[f"{prefix}.{theirs}"].reshape(shapes[ours]).numpy() for ours, theirs in names.items()}
-    )
+def _load(network: MediClip, golden: Golden, names: Mapping[str, str]) -> None:
+    """Load the case's start values; the published adapter is a 1x1 convolution, ours a linear map."""
+    values = {}
+    for spec in network.schema.tensors:
+        name = f"init.{names[spec.name]}"
+        value = golden[name]
+        if not _is_same_shape(value.shape, spec.shape) or not bool(value.isfinite().all()):
+            message = (
+                f"The case's {name} must be finite and have shape {spec.shape}. "
+                f"Got shape {tuple(value.shape)}; check the case's settings."
+            )
+            raise VerificationError(message)
+        values[spec.name] = value.reshape(spec.shape).numpy()
+    network.load(values)
 
 
 def _forward(network: MediClip, golden: Golden, image: Tensor) -> list[Deviation]:
@@ -188,9 +213,12 @@ def _forward(network: MediClip, golden: Golden, image: Tensor) -> list[Deviation
         adapted = network.adapter(tokens)
         text = network.text_features()
         probabilities = network.probabilities(tokens)
+    has_adapted = any(name.startswith("adapted.") for name in golden)  # a late addition to the format
     for tap, value, mapped in zip(network.taps, tokens, adapted, strict=True):
-        found.append(_compare(f"tokens.{tap}", value.flatten(1, 2), golden[f"tokens.{tap}"][:, 1:]))
-        if f"adapted.{tap}" in golden:
+        patches = value.flatten(1, 2)
+        expected = golden[f"tokens.{tap}"]
+        found.append(_compare(f"tokens.{tap}", patches, _without_class_token(f"tokens.{tap}", expected)))
+        if has_adapted:
             found.append(_compare(f"adapted.{tap}", mapped, golden[f"adapted.{tap}"]))
     found.append(_compare("text_features", text, golden["text_features"]))
     found.append(_compare("anomaly_probability", probabilities[:, 1], golden["anomaly_probability"]))
@@ -210,20 +238,17 @@ def _gradients(network: MediClip, golden: Golden, image: Tensor, names: Mapping[
     gradients = torch.autograd.grad(loss, [parameters[name] for name in names])
     found = []
     for (ours, theirs), gradient in zip(names.items(), gradients, strict=True):
-        expected = golden[f"grad.{theirs}"]
-        scale = float(expected.abs().max()) or 1.0
-        found.append(_compare(f"grad.{ours}", gradient, expected, scale=scale))
+        found.append(_compare(f"grad.{ours}", gradient, golden[f"grad.{theirs}"], is_relative=True))
     return found
 
 
 def _training(
-    network: MediClip, golden: Golden, image: Tensor, names: Mapping[str, str], *, steps: int
+    network: MediClip, golden: Golden, image: Tensor, names: Mapping[str, str], case: Case
 ) -> list[Deviation]:
-    recipe = network.recipe
-    optimiser = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate, betas=recipe.betas)
+    optimiser = torch.optim.Adam(network.parameters(), **case.adam.model_dump())
     tokens = network.backbone.patch_tokens(image, network.taps)
     losses = []
-    for _ in range(steps):
+    for _ in range(case.steps):
         loss = anomaly_loss(network.probabilities(tokens), golden["input.soft_mask"])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -235,10 +260,28 @@ def _training(
     return found
 
 
-def _compare(name: str, value: Tensor, golden: Tensor, *, scale: float = 1.0) -> Deviation:
-    kind = name.split(".", 1)[0].removesuffix("_soft")
-    if value.numel() != golden.numel():
-        message = f"{name} must have {golden.numel()} values. Got {value.numel()}; check the case's settings."
+def _without_class_token(name: str, tokens: Tensor) -> Tensor:
+    if tokens.ndim != 3:
+        message = (
+            f"The case's {name} must be (B, 1+N, width). Got {tuple(tokens.shape)}; write the case again."
+        )
         raise VerificationError(message)
+    return tokens[:, 1:]
+
+
+def _compare(name: str, value: Tensor, golden: Tensor, *, is_relative: bool = False) -> Deviation:
+    kind = name.split(".", 1)[0].removesuffix("_soft")
+    if not _is_same_shape(value.shape, golden.shape):
+        message = (
+            f"The golden {name} must have shape {tuple(value.shape)}. Got {tuple(golden.shape)}; "
+            "check the case's settings."
+        )
+        raise VerificationError(message)
+    scale = (float(golden.abs().max()) or 1.0) if is_relative else 1.0
     difference = (value.double() - golden.double().reshape(value.shape)).abs().max()
     return Deviation(name, float(difference) / scale, TOLERANCES[kind])
+
+
+def _is_same_shape(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Compare shapes but for sizes of 1: a number may come as (1,), the adapter as a 1x1 convolution."""
+    return [size for size in one if size != 1] == [size for size in other if size != 1]

@@ -10,6 +10,7 @@ This is the only module that imports open_clip. A backbone is named by a *spec*:
     NAME:random                 the architecture with seeded random weights, for measuring speed alone
 """
 
+import functools
 import json
 import math
 import warnings
@@ -88,7 +89,7 @@ class Backbone(nn.Module):
         self.eval()
         self.requires_grad_(requires_grad=False)
         self.sha256 = backbone_digest(self)
-        self._tokenizer = SimpleTokenizer()
+        self._tokenizer = _tokenizer()
 
     @property
     def name(self) -> str:
@@ -346,6 +347,12 @@ def _fill_with_seeded_weights(clip: nn.Module) -> None:
             value.copy_(torch.from_numpy(drawn * std))
 
 
+@functools.cache
+def _tokenizer() -> SimpleTokenizer:
+    """Read CLIP's vocabulary once; it takes longer than building a small backbone."""
+    return SimpleTokenizer()
+
+
 def _check_text_tower(text: Any) -> None:  # noqa: ANN401 - a CLIP or the text tower of another open_clip model
     """Raise unless prompts that are tokenised as CLIP's go through this tower as through CLIP's.
 
@@ -359,7 +366,7 @@ def _check_text_tower(text: Any) -> None:  # noqa: ANN401 - a CLIP or the text t
         "causal": text.attn_mask is not None,
     }
     own = {
-        "vocabulary": SimpleTokenizer().vocab_size,
+        "vocabulary": _tokenizer().vocab_size,
         "pooling": "argmax",
         "class token": False,
         "causal": True,
