@@ -1,5 +1,6 @@
 """Prompts against a plain construction, token by token."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -94,3 +95,46 @@ def test_a_phrase_that_does_not_fit_is_named_by_its_index():
     settings = load_recipe("reference").prompts.model_copy(update={"normal": long})
     with pytest.raises(PromptError, match="Phrase 1 needs 91"):
         ClassPrompts(tiny_backbone(), settings, "normal", trim=False)
+
+
+@pytest.mark.parametrize("length", [1, 8])
+def test_shared_context_gives_what_equal_context_of_each_phrase_gives(length):
+    shared = MediClip(tiny_backbone(), recipe_with(class_specific=False, n_ctx=length)).initialise(2)
+    own = MediClip(tiny_backbone(), recipe_with(class_specific=True, n_ctx=length))
+    values = shared.trainables()
+    for name, count in (("normal", 2), ("abnormal", 1)):
+        key = f"prompt.{name}.end"
+        values[key] = np.repeat(values[key][None], count, axis=0)
+    own.load(values)
+    with torch.no_grad():
+        assert torch.allclose(shared.text_features(), own.text_features(), atol=1e-6)
+
+
+def test_a_trimmed_tower_sees_no_more_than_the_longest_prompt():
+    network = MediClip(tiny_backbone(), recipe_with(trim=True))
+    # start, 3 context vectors, "no evidence of disease", full stop, end
+    assert max(p.trimmed_length for p in network.prompt.values()) == 1 + 3 + 4 + 1 + 1
+    assert all(p.embeddings_end.shape[1] == p.trimmed_length for p in network.prompt.values())
+
+
+def test_without_the_mask_the_padding_takes_part_so_the_length_counts():
+    backbone = tiny_backbone()
+    row, end = plain_sequence(backbone, "lesion", [torch.ones(backbone.shapes.text_width)], "end")
+    both = {}
+    for causal in (True, False):
+        whole, cut = (
+            backbone.encode_embedded_text(part[None], torch.tensor([end]), causal=causal)
+            for part in (row, row[: end + 1])
+        )
+        both[causal] = float((whole - cut).abs().max())
+    assert both[True] < 1e-6
+    assert both[False] > 1e-3
+
+
+def test_positions_average_features_before_the_normalisation():
+    """Several positions are the mean of their features, which is not the mean of their columns."""
+    network = MediClip(tiny_backbone(), recipe_with(positions=("front", "end"))).initialise(3)
+    with torch.no_grad():
+        columns = network.text_features()
+    assert torch.allclose(columns.norm(dim=0), torch.ones(2), atol=1e-6)
+    assert network.schema.size() == sum(p.numel() for p in network.parameters())

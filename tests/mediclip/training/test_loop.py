@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
+from scipy.stats import ks_2samp
 
 from mediclip.errors import SettingsError
 from mediclip.model.network import MediClip
@@ -131,3 +132,80 @@ def test_training_leaves_the_global_random_state_and_the_backbone_alone():
     assert torch.equal(torch.random.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
     assert torch.equal(tiny_backbone().visual.conv1.weight, digest)
+
+
+def test_a_part_begins_with_a_fresh_adam():
+    """Two parts are not the whole: the second starts again without momentum, as documented."""
+    scans = tiny_scans(1)
+    whole, parts, again = fresh(), fresh(), fresh()
+    train(whole, scans, seed=3, steps=4)
+    for network in (parts, again):
+        train(network, scans, seed=3, steps=2)
+        train(network, scans, seed=3, steps=2, first_step=2)
+    assert same(parts.trainables(), again.trainables())
+    assert not same(parts.trainables(), whole.trainables())
+
+
+def test_one_step_is_plain_adam_on_the_gradient_of_the_loss():
+    network, scans = fresh(), tiny_scans(1)
+    recipe, start = network.recipe, network.trainables()
+    source = FreshBatches(network, scans)
+    batch = source.batch(step_indexes(4, recipe.batch_size, 0, seed=3), generator(3, "step", 0))
+    loss = anomaly_loss(network.probabilities(batch.tokens), batch.labels)
+    loss.backward()
+    gradients = {name: p.grad.numpy().copy() for name, p in network.named_parameters()}
+    network.zero_grad()
+    result = train(network, scans, seed=3, steps=1, source=source)
+    assert result.losses == [pytest.approx(float(loss.detach()), abs=1e-6)]
+    for name, value in network.trainables().items():
+        # After one step both moments are unbiased, so Adam moves by the sign of the gradient.
+        step = recipe.learning_rate * gradients[name] / (np.abs(gradients[name]) + 1e-8)
+        assert np.allclose(value, start[name] - step, atol=1e-6), name
+
+
+def test_the_proximal_term_enters_the_gradient_but_not_the_reported_loss():
+    free, held = (train(fresh(), tiny_scans(1), seed=1, steps=1, proximal_mu=mu) for mu in (0.0, 0.5))
+    assert free.losses == held.losses
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_steps_override_the_recipe(steps):
+    network = fresh()
+    start = network.trainables()
+    result = train(network, tiny_scans(1), seed=1, steps=steps)
+    assert result.steps == steps
+    assert same(network.trainables(), start) is (steps == 0)
+
+
+def test_epochs_have_orders_of_their_own():
+    orders = {tuple(step_indexes(8, 8, epoch, seed=1)) for epoch in range(10)}
+    assert len(orders) == 10
+
+
+def test_a_bank_draws_from_the_same_mixture_as_fresh_batches():
+    """The views' labels, each once, cover as much of the images as fresh ones, and as variably."""
+    network, scans = fresh(bank_views=40), tiny_scans(1)
+    banked = TokenBank.build(network, scans, seed=2)._labels.float().mean((2, 3)).flatten().numpy()
+    indexes = np.arange(160) % 4
+    fresh_labels = FreshBatches(network, scans).batch(indexes, generator(8, "areas")).labels
+    found = fresh_labels.mean((1, 2)).numpy()
+    assert ks_2samp(banked, found).pvalue > 0.01
+    assert abs((banked == 0).mean() - (found == 0).mean()) < 0.15  # the share left untouched
+
+
+def test_a_bank_says_how_far_it_is():
+    told = []
+    TokenBank.build(fresh(bank_views=3), tiny_scans(1), seed=1, on_progress=lambda *news: told.append(news))
+    assert told == [(4, 12), (8, 12), (12, 12)]
+
+
+def test_a_bank_of_another_seed_or_stream_holds_other_views():
+    network, scans = fresh(), tiny_scans(1)
+    labels = [
+        TokenBank.build(network, scans, seed=seed, stream=stream)
+        .batch(np.arange(4), generator(0, "x"))
+        .labels.numpy()
+        .tobytes()
+        for seed, stream in ((1, ()), (1, ("site",)), (2, ()))
+    ]
+    assert len(set(labels)) == 3

@@ -79,3 +79,42 @@ def test_the_proximal_penalty_is_half_mu_times_the_squared_distance(mu, shift):
     moved = [value + shift for value in start]
     expected = 0.5 * mu * 10 * shift**2
     assert float(proximal_penalty(moved, start, mu)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_an_empty_label_costs_what_the_map_claims():
+    """With g = 0 the Dice loss of an image is 1 - 1 / (Σ p + 1): it rises with every pixel claimed."""
+    nothing = torch.zeros(1, 8, 8)
+    for claimed in (0.0, 0.25, 1.0):
+        found = float(dice_loss(torch.full((1, 8, 8), claimed), nothing))
+        assert found == pytest.approx(1 - 1 / (64 * claimed + 1), abs=1e-6)
+
+
+def test_the_dice_loss_is_a_mean_over_images_not_over_pixels():
+    p, g = torch.zeros(2, 8, 8), torch.zeros(2, 8, 8)
+    p[0, 0, 0] = g[1] = 1  # one image claims one pixel for nothing, the other misses everything
+    expected = ((1 - 1 / 2) + (1 - 1 / 65)) / 2
+    assert float(dice_loss(p, g)) == pytest.approx(expected, abs=1e-6)
+
+
+@given(seed=st.integers(0, 1000), gamma=st.floats(0, 5))
+@settings(max_examples=30)
+def test_the_focal_loss_falls_with_gamma_and_never_below_its_floor(seed, gamma):
+    p, labels = (torch.from_numpy(part) for part in maps(seed))
+    found = float(focal_loss(p, labels, gamma=gamma))
+    assert -1e-4 < found <= float(focal_loss(p, labels, gamma=0.0)) + 1e-6
+
+
+def test_the_focal_loss_stays_finite_where_the_map_is_certain_and_wrong():
+    certain = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).requires_grad_()
+    loss = focal_loss(certain, torch.ones(1, 1, 1))
+    loss.backward()
+    # p_t = (1 - 1e-5)·0 + 1e-5·1 + 1e-5, so the cost is bounded by -ln 2e-5.
+    assert float(loss.detach()) == pytest.approx(-np.log(2e-5), rel=1e-3)
+    assert torch.isfinite(certain.grad).all()
+
+
+def test_gradients_agree_with_finite_differences():
+    p, labels = maps(5)
+    logits = torch.from_numpy(np.log(p[:, :, :3, :3] + 1e-3)).double().requires_grad_()
+    label = torch.from_numpy(labels[:, :3, :3])
+    assert torch.autograd.gradcheck(lambda z: anomaly_loss(z.softmax(1), label), (logits,), atol=1e-6)
