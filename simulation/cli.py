@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mediclip.cli import console, options
+from simulation.methods import METHODS, parse_methods
 
 if TYPE_CHECKING:
     from mediclip.config import Recipe
@@ -56,6 +57,10 @@ def run(
         Literal["iid", "dirichlet"], typer.Option(help="How the sites of one set split its scans.")
     ] = "iid",
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration: small makes sites differ.")] = 0.5,
+    methods: Annotated[
+        str,
+        typer.Option(help="What to compare, with commas between. Local stands for each site alone."),
+    ] = ",".join(METHODS),
     parallel: Annotated[
         int | None, typer.Option(help="Sites that train side by side; all cores when omitted.", min=1)
     ] = None,
@@ -67,7 +72,9 @@ def run(
 ) -> None:
     """Compare untrained, local, federated and centralised on the same test scans; writes OUT/result.json.
 
-    In the rows of 'local' with site 'all' each metric is the mean over the sites' own models.
+    All start from the same tensors. 'local' and 'federated' give each site the same steps on the same
+    batches; 'centralised' is one model on the support scans of all sites and sets, with the recipe's steps
+    for that many. In the rows of 'local' with site 'all' each metric is the mean over the sites' own models.
 
     Example:  mediclip simulate run --data brain=brainmri --sites 4 --backbone ViT-L-14:openai --out runs/four
     """
@@ -76,6 +83,7 @@ def run(
     folders = _parse_sets(data)
     read = load_recipe(recipe)
     layers = console.parse_taps(taps)
+    compared = parse_methods(methods)
     shown = {
         "data": {name: str(folder) for name, folder in folders.items()},
         "backbone": backbone,
@@ -89,6 +97,7 @@ def run(
         "proximal_mu": proximal_mu if strategy == "fedprox" else 0.0,
         "partition": partition,
         "alpha": alpha if partition == "dirichlet" else None,
+        "methods": list(compared),
     }
     if show_config:
         console.print_json({"run": shown, "recipe": read.model_dump(mode="json")})
@@ -117,6 +126,7 @@ def run(
         proximal_mu=proximal_mu if strategy == "fedprox" else 0.0,
         taps=layers,
         parallel=parallel,
+        methods=compared,
     )
     title = f"{sites} sites, {shots} normal scans each, {rounds} rounds: {', '.join(folders)}"
     _compare(scenario, read, settings, title=title, resume=resume, as_json=as_json)

@@ -2,22 +2,20 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final, cast
 
-from mediclip.data.preprocess import Preprocess, load_images
-from mediclip.evaluation.duplicates import image_digest
+from mediclip.data.preprocess import Preprocess
 from mediclip.evaluation.predict import Prediction, Summary, predict, predict_cases, summarise
 from mediclip.evaluation.prediction import Metrics
 from mediclip.reports.comparison_report import ALL_SITES, MethodResult, RoundCurve, write_comparison_page
 from mediclip.reports.page import Tile
 from mediclip.training.checkpoint import versions, write_atomically
-from simulation.experiment import RESULT_FILE, Experiment, OnPhase, Trained, network_names
+from simulation.experiment import REPORT_FILE, RESULT_FILE, Experiment, OnPhase, Trained, network_names
 
-REPORT_FILE: Final = "report.html"
-_SHOWN: Final = ("untrained", "federated", "centralised")
+_SHOWN: Final[tuple[str, ...]] = ("untrained", "federated", "centralised")
 _COUNTS: Final = ("n_normal", "n_abnormal")
 _ROW_METRICS: Final = ("image_auroc", "image_ap", "pixel_auroc", "aupro", *_COUNTS)
 
@@ -26,6 +24,8 @@ def run_comparison(
     experiment: Experiment, *, resume: bool, command: str, title: str, on_phase: OnPhase
 ) -> dict[str, Any]:
     """Train, test, and write ``result.json``, ``report.html`` and the model files.
+
+    Everything that can be checked is checked before the folder is touched.
 
     Args:
         experiment: What to compare.
@@ -41,12 +41,17 @@ def run_comparison(
         CheckpointError: If the folder holds another run.
         DataError: If a test image cannot be used.
         FederationError: If the federated run cannot go on.
+        SettingsError: If the folder cannot be written.
     """
     started = time.monotonic()
-    experiment.claim_folder(resume=resume)
+    experiment.check_folder(resume=resume)
+    # Every training image of every set counts as seen, so that all methods are judged on the same images.
+    known = experiment.check_scans(on_phase)
+    experiment.claim_folder()
     trained = experiment.train(resume=resume, on_phase=on_phase)
     predictions = {
-        name: _predict_set(experiment, trained, name, on_phase) for name in experiment.scenario.datasets
+        name: _predict_set(experiment, trained, name, known, on_phase)
+        for name in experiment.scenario.datasets
     }
     results = [result for name in predictions for result in _judge(experiment, name, predictions[name])]
     seconds = time.monotonic() - started
@@ -89,17 +94,12 @@ def _mean(parts: Sequence[Metrics]) -> Metrics:
 
 
 def _predict_set(
-    experiment: Experiment, trained: Trained, set_name: str, on_phase: OnPhase
+    experiment: Experiment, trained: Trained, set_name: str, known: Collection[str], on_phase: OnPhase
 ) -> dict[str, Prediction]:
     scenario = experiment.scenario
     preprocess = Preprocess(experiment.recipe.image_size)
-    # Every training image of every set counts as seen, so that all methods are judged on the same images.
-    known = [
-        image_digest(image)
-        for dataset in scenario.datasets.values()
-        for image in load_images(dataset.train, preprocess)
-    ]
-    networks = {name: trained.networks[name] for name in network_names(scenario, set_name)}
+    names = network_names(scenario, set_name, experiment.settings.methods)
+    networks = {name: trained.networks[name] for name in names}
     return predict(
         networks,
         scenario.datasets[set_name].test,
@@ -113,14 +113,16 @@ def _judge(experiment: Experiment, set_name: str, predictions: dict[str, Predict
     seed = experiment.settings.seed
     summaries = {name: summarise(prediction, seed=seed) for name, prediction in predictions.items()}
     sites = experiment.scenario.sites_of(set_name)
-    alone = {site.name: summaries[f"local/{site.name}"] for site in sites}
     results = []
-    for method in dict.fromkeys(network_names(experiment.scenario, set_name).values()):
-        whole = mean_summary(list(alone.values())) if method == "local" else summaries[method]
+    for method in experiment.settings.methods:
+        if method == "local":
+            by_site = {site.name: summaries[f"local/{site.name}"] for site in sites}
+            whole = mean_summary(list(by_site.values()))
+        else:
+            whole = summaries[method]
+            by_site = {site.name: whole for site in sites}
         results.append(MethodResult(method, ALL_SITES, set_name, whole))
-        for site in sites:
-            summary = alone[site.name] if method == "local" else summaries[method]
-            results.append(MethodResult(method, site.name, set_name, summary))
+        results += [MethodResult(method, site, set_name, summary) for site, summary in by_site.items()]
     return results
 
 
@@ -134,20 +136,25 @@ def _document(
         row |= {name: summary[name] for name in _ROW_METRICS}
         rest = {name: value for name, value in summary.items() if name not in _ROW_METRICS}
         rows.append(row | rest)
-    settings = experiment.settings
+    settings, scenario, federated = experiment.settings, experiment.scenario, trained.federated
     return {
         "schema": 1,
         "rows": rows,
-        "bytes_up_per_round": round(trained.federated.bytes_up_per_round),
-        "bytes_down_per_round": round(trained.federated.bytes_down_per_round),
+        "bytes_up_per_round": 0 if federated is None else round(federated.bytes_up_per_round),
+        "bytes_down_per_round": 0 if federated is None else round(federated.bytes_down_per_round),
         "seconds": round(seconds, 1),
-        "sites": len(experiment.scenario.sites),
+        "methods": list(settings.methods),
+        "sites": len(scenario.sites),
+        "partition": scenario.partition,
+        "alpha": scenario.alpha,
         "shots": settings.shots,
         "rounds": settings.rounds,
+        "steps_per_round": experiment.round_steps,
         "seed": settings.seed,
         "engine": settings.engine,
         "strategy": settings.strategy,
         "recipe": experiment.recipe.name,
+        "taps": list(experiment.taps),
         "backbone": experiment.backbone.name,
         "backbone_sha256": experiment.backbone.sha256,
         "versions": versions(),
@@ -167,22 +174,27 @@ def _write_report(
     scenario = experiment.scenario
     preprocess = Preprocess(experiment.recipe.image_size)
     groups = []
-    for name, dataset in scenario.datasets.items():
-        networks = {shown: trained.networks[shown] for shown in _SHOWN}
+    # The scans to show are chosen by the federated score, so without one none are shown.
+    for name, dataset in scenario.datasets.items() if trained.federated is not None else ():
+        networks = {shown: trained.networks[shown] for shown in _SHOWN if shown in trained.networks}
         each = 4 if len(scenario.datasets) == 1 else 2
         groups += list(
             predict_cases(networks, dataset.test, preprocess, predictions[name]["federated"], each=each)
         )
     facts = {k: str(v) for k, v in document.items() if k not in {"schema", "rows", "versions"}}
     facts |= {f"version of {name}": version for name, version in versions().items()}
-    up = document["bytes_up_per_round"] / len(scenario.sites) / 2**20
+    tiles = []
+    if trained.federated is not None:
+        up = document["bytes_up_per_round"] / len(scenario.sites) / 2**20
+        note = "adapter and prompt tensors, nothing else"
+        tiles.append(Tile("MiB up, a site and round", f"{up:.2f}", note))
     write_comparison_page(
         experiment.settings.out / REPORT_FILE,
         title=title,
         results=results,
         curves=_curves(trained),
         groups=groups,
-        tiles=[Tile("MiB up, a site and round", f"{up:.2f}", "adapter and prompt tensors, nothing else")],
+        tiles=tiles,
         command=command,
         facts=facts,
     )
@@ -204,7 +216,7 @@ def _curves(trained: Trained) -> list[RoundCurve]:
     curves = []
     for metric, (title, label, note) in titles.items():
         series: dict[str, list[tuple[float, float]]] = {}
-        for entry in trained.federated.history:
+        for entry in trained.federated.history if trained.federated is not None else ():
             for site in entry["sites"]:
                 if metric in site["metrics"]:
                     point = (float(entry["round"]), float(site["metrics"][metric]))

@@ -1,13 +1,14 @@
 """Trains the four methods of a comparison: untrained, local, federated, centralised.
 
 All start from the same tensors. ``local`` and ``federated`` give each site the same number of optimiser steps
-(the recipe's, for its shots) on the same stream of batches; ``centralised`` is one model on the support
-images of all sites of all sets, with the recipe's steps for that many.
+(the recipe's for its shots, rounded so that all rounds are equal) on the same stream of batches;
+``centralised`` is one model on the support images of all sites of all sets, with the recipe's steps for that
+many.
 """
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,8 +21,10 @@ from client.service.fit import FitRequest
 from client.service.site import Site
 from client.settings import SiteSettings
 from mediclip.config import Recipe
-from mediclip.data.preprocess import Preprocess, load_images
-from mediclip.errors import CheckpointError
+from mediclip.data.preprocess import Preprocess, iter_images, load_images
+from mediclip.data.samples import has_masks
+from mediclip.errors import CheckpointError, SettingsError
+from mediclip.evaluation.duplicates import image_digest
 from mediclip.model.backbone import Backbone, load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Trainables, initial_trainables
@@ -30,6 +33,7 @@ from mediclip.training.loop import train
 from mediclip.training.run import findable_spec
 from server.settings import StrategyName
 from simulation.engine import run_in_process
+from simulation.methods import METHODS, MethodName
 from simulation.plan import Event, FederatedResult, Plan
 from simulation.ray_engine import run_ray
 from simulation.scenario import Scenario
@@ -37,8 +41,11 @@ from simulation.threads import one_torch_thread
 
 EngineName = Literal["inprocess", "ray"]
 FEDERATED_FOLDER: Final = "federated"
+MODELS_FOLDER: Final = "models"
 SETTINGS_FILE: Final = "settings.json"
 RESULT_FILE: Final = "result.json"
+REPORT_FILE: Final = "report.html"
+_READ_AT_ONCE: Final = 16
 
 OnPhase = Callable[[str, int, int, str], None]
 
@@ -58,6 +65,7 @@ class ExperimentSettings:
         proximal_mu: FedProx's μ.
         taps: Tapped blocks; the backbone's own when None.
         parallel: Sites that train side by side; as many as there are cores when None.
+        methods: What is compared, in the order of the rows.
     """
 
     out: Path
@@ -70,6 +78,7 @@ class ExperimentSettings:
     proximal_mu: float = 0.0
     taps: tuple[int, ...] | None = None
     parallel: int | None = None
+    methods: tuple[MethodName, ...] = METHODS
 
 
 @dataclass
@@ -77,12 +86,12 @@ class Trained:
     """The networks of a comparison.
 
     Attributes:
-        networks: ``untrained``, ``federated``, ``centralised`` and ``local/SITE``.
-        federated: What the federated run left.
+        networks: ``untrained``, ``federated``, ``centralised`` and ``local/SITE``, those that were wanted.
+        federated: What the federated run left, if it was wanted.
     """
 
     networks: dict[str, MediClip]
-    federated: FederatedResult
+    federated: FederatedResult | None
 
 
 @dataclass
@@ -99,32 +108,83 @@ class Experiment:
         self.backbone = load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
         self._network()
 
-    def claim_folder(self, *, resume: bool) -> None:
-        """Make the run's folder, or go on in one that holds the same run.
+    def check_folder(self, *, resume: bool) -> None:
+        """Check that the run may write into its folder; nothing is written yet.
+
+        Args:
+            resume: Whether to go on with what the folder holds.
 
         Raises:
-            CheckpointError: If the folder holds a run and ``resume`` is not set, or holds another run.
+            CheckpointError: If the folder holds a run and ``resume`` is not set, or holds another run or
+                results of an unknown one.
+            SettingsError: If it is no folder that can be written.
         """
-        path = self.settings.out / SETTINGS_FILE
-        mine = self._identity()
-        if path.exists():
-            if not resume:
+        out = self.settings.out
+        nearest = next(folder for folder in (out, *out.parents) if folder.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+            message = f"--out must be a folder that can be written. {out} is not; name another."
+            raise SettingsError(message)
+        path = out / SETTINGS_FILE
+        if not path.exists():
+            results = (RESULT_FILE, REPORT_FILE, MODELS_FOLDER, FEDERATED_FOLDER)
+            left = [name for name in results if (out / name).exists()]
+            if left:
                 message = (
-                    f"--out must be a folder without an earlier run. {self.settings.out.name} holds one; "
-                    "add --resume to go on with it, or name another folder."
+                    f"--out must be a folder without results of an unknown run. {out.name} holds "
+                    f"{', '.join(left)} but no {SETTINGS_FILE}; name another folder."
                 )
                 raise CheckpointError(message)
-            if json.loads(path.read_text(encoding="utf-8")) != mine:
-                message = (
-                    f"--resume must be given the settings of the run that it goes on with. Those in "
-                    f"{self.settings.out.name}/{SETTINGS_FILE} differ; use them, or name another folder."
-                )
-                raise CheckpointError(message)
+        elif not resume:
+            message = (
+                f"--out must be a folder without an earlier run. {out.name} holds one; "
+                "add --resume to go on with it, or name another folder."
+            )
+            raise CheckpointError(message)
+        elif _read_json(path) != self._identity():
+            message = (
+                f"--resume must be given the settings of the run that it goes on with. Those in "
+                f"{out.name}/{SETTINGS_FILE} differ or are damaged; use them, or name another folder."
+            )
+            raise CheckpointError(message)
+
+    def check_scans(self, on_phase: OnPhase) -> frozenset[str]:
+        """Read every scan and mask of every set once, so that a bad one is found before hours of training.
+
+        Args:
+            on_phase: Told of the phase, things done and in all, and a note.
+
+        Returns:
+            The digests of all training images.
+
+        Raises:
+            ImageError: If an image cannot be used.
+            MaskError: If a set has masks and one is missing or cannot be used.
+        """
+        preprocess = Preprocess(self.recipe.image_size)
+        known: set[str] = set()
+        for name, dataset in self.scenario.datasets.items():
+            done, total = 0, len(dataset.train) + len(dataset.test)
+            for images in iter_images(dataset.train, preprocess, _READ_AT_ONCE):
+                known.update(image_digest(image) for image in images)
+                done += len(images)
+                on_phase(f"reading {name}", done, total, "")
+            with_masks = has_masks(dataset.test)
+            for images in iter_images(dataset.test, preprocess, _READ_AT_ONCE):
+                first = done - len(dataset.train)
+                for sample in dataset.test[first : first + len(images)] if with_masks else ():
+                    preprocess.load_mask(sample)
+                done += len(images)
+                on_phase(f"reading {name}", done, total, "")
+        return frozenset(known)
+
+    def claim_folder(self) -> None:
+        """Make the run's folder and write into it whose it is, after :meth:`check_folder`."""
         self.settings.out.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(mine, indent=2).encode())
+        path = self.settings.out / SETTINGS_FILE
+        write_atomically(path, json.dumps(self._identity(), indent=2).encode())
 
     def train(self, *, resume: bool, on_phase: OnPhase) -> Trained:
-        """Train every method; models that an interrupted run has finished are read, not trained again.
+        """Train what is compared; models that an interrupted run has finished are read, not trained again.
 
         Args:
             resume: Whether to go on with what the folder holds.
@@ -138,13 +198,26 @@ class Experiment:
         """
         start = initial_trainables(self._network().schema, self.settings.seed)
         sites = [Site.open(settings, self.backbone) for settings in self.site_settings()]
-        networks = {"untrained": self._network(start)}
+        methods = self.settings.methods
+        networks = {"untrained": self._network(start)} if "untrained" in methods else {}
         with one_torch_thread():
             networks |= self._train_alone(sites, start, on_phase)
-        federated = self._federate(sites, resume=resume, on_phase=on_phase)
-        networks["federated"] = self._network(federated.tensors)
-        self._save("federated", networks["federated"])
+        federated = None
+        if "federated" in methods:
+            federated = self._federate(sites, resume=resume, on_phase=on_phase)
+            networks["federated"] = self._network(federated.tensors)
+            self._save("federated", networks["federated"])
         return Trained(networks, federated)
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Tapped blocks, the backbone's own where none were asked for."""
+        return self._network().taps
+
+    @property
+    def round_steps(self) -> int:
+        """Optimiser steps of each site in each round: the recipe's, shared equally among the rounds."""
+        return max(1, round(self.recipe.steps(self.settings.shots) / self.settings.rounds))
 
     def site_settings(self) -> list[SiteSettings]:
         """Say what each site would write into its ``site.toml``."""
@@ -162,7 +235,7 @@ class Experiment:
 
     def _identity(self) -> dict[str, Any]:
         values = asdict(self.settings)
-        for name in ("out", "engine", "parallel"):  # neither changes the models
+        for name in ("out", "engine", "parallel", "methods"):  # none changes a model
             del values[name]
         identity = {
             **values,
@@ -180,15 +253,18 @@ class Experiment:
         return network
 
     def _train_alone(self, sites: list[Site], start: Trainables, on_phase: OnPhase) -> dict[str, MediClip]:
-        jobs: dict[str, Callable[[], Trainables]] = {"centralised": partial(self._train_pooled, start)}
-        for site in sites:
-            jobs[f"local/{site.name}"] = partial(self._train_at, site, start)
+        jobs: dict[str, Callable[[], Trainables]] = {}
+        if "centralised" in self.settings.methods:
+            jobs["centralised"] = partial(self._train_pooled, start)
+        if "local" in self.settings.methods:
+            jobs |= {f"local/{site.name}": partial(self._train_at, site, start) for site in sites}
         workers = self.settings.parallel or os.cpu_count() or 1
         done = 0
         networks: dict[str, MediClip] = {}
         with ThreadPoolExecutor(workers) as pool:
             pending = {name: pool.submit(self._finished_or, name, job) for name, job in jobs.items()}
-            on_phase("local and centralised", 0, len(jobs), "encoding views")
+            if jobs:
+                on_phase("local and centralised", 0, len(jobs), "encoding views")
             for name, future in pending.items():
                 networks[name] = self._network(future.result())
                 done += 1
@@ -210,7 +286,7 @@ class Experiment:
             tensors=start,
             seed=self.settings.seed,
             recipe=self.recipe.model_dump_json(),
-            local_steps=self.recipe.steps(self.settings.shots),
+            local_steps=self.round_steps * self.settings.rounds,
             proximal_mu=0.0,
             schema_digest=schema.digest(),
         )
@@ -229,14 +305,13 @@ class Experiment:
 
     def _federate(self, sites: list[Site], *, resume: bool, on_phase: OnPhase) -> FederatedResult:
         settings = self.settings
-        steps = max(1, round(self.recipe.steps(settings.shots) / settings.rounds))
         plan = Plan(
             out=settings.out / FEDERATED_FOLDER,
             schema=self._network().schema,
             recipe=self.recipe,
             rounds=settings.rounds,
             seed=settings.seed,
-            local_steps=steps,
+            local_steps=self.round_steps,
             strategy=settings.strategy,
             proximal_mu=settings.proximal_mu,
             max_examples=settings.shots,
@@ -254,7 +329,7 @@ class Experiment:
         return run_in_process(plan, sites, parallel=settings.parallel, on_event=tell)
 
     def _model_path(self, name: str) -> Path:
-        return self.settings.out / "models" / f"{name.replace('/', '-')}.safetensors"
+        return self.settings.out / MODELS_FOLDER / f"{name.replace('/', '-')}.safetensors"
 
     def _save(self, name: str, network: MediClip) -> None:
         path = self._model_path(name)
@@ -276,8 +351,21 @@ class Experiment:
         )
 
 
-def network_names(scenario: Scenario, set_name: str) -> Mapping[str, str]:
+def network_names(
+    scenario: Scenario, set_name: str, methods: Sequence[MethodName] = METHODS
+) -> Mapping[str, MethodName]:
     """Name the networks that are tested on a set, and the method that each belongs to."""
-    names = {"untrained": "untrained"}
-    names |= {f"local/{site.name}": "local" for site in scenario.sites_of(set_name)}
-    return names | {"federated": "federated", "centralised": "centralised"}
+    names: dict[str, MethodName] = {}
+    for method in methods:
+        if method == "local":
+            names |= {f"local/{site.name}": method for site in scenario.sites_of(set_name)}
+        else:
+            names[method] = method
+    return names
+
+
+def _read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None

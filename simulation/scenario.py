@@ -38,11 +38,15 @@ class Scenario:
         folders: Data folder of each set.
         datasets: The sets themselves.
         sites: The sites, in the order of their numbers.
+        partition: How the sites of one set split its normals.
+        alpha: Concentration of a Dirichlet split, None for any other.
     """
 
     folders: Mapping[str, Path]
     datasets: Mapping[str, Dataset]
     sites: tuple[SimulatedSite, ...]
+    partition: PartitionName = "iid"
+    alpha: float | None = None
 
     def sites_of(self, set_name: str) -> tuple[SimulatedSite, ...]:
         """Give the sites of one set."""
@@ -105,4 +109,10 @@ def make_scenario(
             order = generator(seed, "shots", name).permutation(len(share))[:shots]
             support = tuple(normal[int(share[int(position)])] for position in order)
             chosen[name] = SimulatedSite(name, set_name, support)
-    return Scenario(dict(folders), datasets, tuple(chosen[name] for name in names))
+    return Scenario(
+        dict(folders),
+        datasets,
+        tuple(chosen[name] for name in names),
+        partition,
+        alpha if partition == "dirichlet" else None,
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,6 +111,9 @@ def test_a_folder_with_an_earlier_run_is_left_alone_and_another_run_does_not_res
         (("--taps", "99"), 4, "Taps must be rising block numbers in [1, 4]"),
         (("--engine", "cloud"), 2, "cloud"),
         (("--strategy", "best"), 2, "best"),
+        (("--methods", "local,magic"), 2, "--methods must be some of untrained,local,federated,centralised"),
+        (("--partition", "dirichlet", "--alpha", "-1"), 2, "'alpha' of a Dirichlet split must be in (0"),
+        (("--data", "brain2=nowhere"), 3, "The data folder of 'brain2' must exist"),
     ],
 )
 def test_bad_input_is_one_sentence_and_makes_no_folder(more, code, said, ground, tmp_path):
@@ -117,6 +121,97 @@ def test_bad_input_is_one_sentence_and_makes_no_folder(more, code, said, ground,
     assert answer.code == code
     assert said in answer.err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ("images/train/normal", "Cannot use train image 7 of brain: it must be a"),
+        ("images/test/abnormal", "Cannot use test image 5 of brain: it must be a"),
+        ("images/test/ground_true", "Cannot use the mask of test image 5 of brain"),
+    ],
+)
+def test_a_broken_scan_is_found_before_anything_is_trained_or_written(place, said, ground, tmp_path):
+    shutil.copytree(ground / "brain", tmp_path / "brain")
+    shutil.copy(ground / "small.toml", tmp_path)
+    sorted((tmp_path / "brain" / place).iterdir())[-1].write_text("no picture")
+    answer = call(*words(tmp_path, tmp_path / "run"))
+    assert answer.code == 3
+    assert said in answer.err
+    assert "local and centralised" not in answer.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_out_that_is_a_file_or_below_one_is_refused(ground, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for out in (file, file / "run"):
+        answer = call(*words(ground, out))
+        assert answer.code == 2
+        assert "--out must be a folder that can be written" in answer.err
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("resume", [(), ("--resume",)])
+def test_models_of_an_unknown_run_are_never_taken_for_this_one(resume, ground, tmp_path):
+    models = tmp_path / "run" / "models"
+    models.mkdir(parents=True)
+    (models / "local-site-1.safetensors").write_bytes(b"another run's")
+    answer = call(*words(ground, tmp_path / "run", *resume))
+    assert answer.code == 6
+    assert "holds models but no settings.json" in answer.err
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["models"]
+
+
+def test_damaged_settings_are_not_resumed(ground, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.json").write_text("{")
+    answer = call(*words(ground, tmp_path / "run", "--resume"))
+    assert answer.code == 6
+    assert "differ or are damaged" in answer.err
+    assert (tmp_path / "run" / "settings.json").read_text() == "{"
+
+
+def test_some_methods_can_be_compared_and_the_rest_added_without_training_those_again(ground, tmp_path):
+    out = tmp_path / "run"
+    assert call(*words(ground, out, "--methods", "local,untrained")).code == 0
+    some = json.loads((out / "result.json").read_text())
+    assert list(dict.fromkeys(row["method"] for row in some["rows"])) == ["untrained", "local"]
+    assert some["bytes_up_per_round"] == some["bytes_down_per_round"] == 0
+    assert not (out / "federated").exists()
+    file = out / "models" / "local-site-1.safetensors"
+    written = file.stat().st_mtime_ns
+    assert call(*words(ground, out, "--resume")).code == 0
+    whole = json.loads((out / "result.json").read_text())
+    assert list(dict.fromkeys(row["method"] for row in whole["rows"])) == METHODS
+    assert [row for row in whole["rows"] if row["method"] in {"untrained", "local"}] == some["rows"]
+    assert file.stat().st_mtime_ns == written
+
+
+def test_a_federation_of_one_round_and_one_site_is_that_site_alone(ground, tmp_path):
+    answer = call(*words(ground, tmp_path / "run", "--methods", "local,federated", sites=1, rounds=1))
+    assert answer.code == 0, answer.err
+    alone, together = tensors(tmp_path / "run", "local-site-1"), tensors(tmp_path / "run")
+    assert all(np.array_equal(alone[key], together[key]) for key in alone)
+
+
+def test_local_takes_as_many_steps_as_all_rounds_together(ground, tmp_path):
+    # 2 epochs of one batch are 2 steps. Three rounds need one step each, so local takes 3, as it does in one
+    # round of 3 epochs.
+    (tmp_path / "three.toml").write_text(RECIPE.replace("epochs = 2", "epochs = 3"))
+    runs = {
+        "rounded": call(*words(ground, tmp_path / "rounded", "--methods", "local", "--json", rounds=3)),
+        "whole": call(*words(ground, tmp_path / "whole", "--methods", "local", rounds=2)),
+        "three": call(
+            *words(ground, tmp_path / "three", "--methods", "local", rounds=1),
+            *("--recipe", tmp_path / "three.toml"),
+        ),
+    }
+    assert [answer.code for answer in runs.values()] == [0, 0, 0]
+    assert json.loads(runs["rounded"].out)["steps_per_round"] == 1
+    rounded, whole, three = (tensors(tmp_path / name, "local-site-1") for name in runs)
+    assert all(np.array_equal(rounded[key], three[key]) for key in three)
+    assert not all(np.array_equal(rounded[key], whole[key]) for key in whole)
 
 
 def test_show_config_trains_nothing(ground, tmp_path):
