@@ -126,7 +126,7 @@ def start(
     if as_json:
         console.print_json(_plain(last))
     elif last.phase == "finished":
-        console.out.print(f"Finished. The final tensors are in {out / 'final.safetensors'}.")
+        console.out.print(f"Finished. The final tensors are in {out / 'final.safetensors'}.", soft_wrap=True)
     else:
         console.out.print(f"Stopped after round {last.round}. Go on with --resume.")
 
@@ -214,9 +214,9 @@ def _shown(*, quiet: bool) -> Iterator[Any]:
         def write(status: "Status") -> None:
             if status.phase != phases[0]:
                 phases[0] = status.phase
-                console.err.print(headline(status))
+                console.err.print(headline(status), soft_wrap=True)
             if rounds.see(status):
-                console.err.print(round_line(status), markup=False)
+                console.err.print(round_line(status), markup=False, soft_wrap=True)
 
         yield write
 

@@ -1,0 +1,129 @@
+"""The deployed federation as coordinator and sites run it: real processes, TLS and node keys."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from client.service.site import Site
+from client.settings import load_site_settings
+from mediclip.training.checkpoint import load_tensors
+from server.app import HISTORY
+from server.federation import load_federation
+from server.flower_processes import free_port
+from server.history import History
+from server.provision import provision
+from server.status import read_status
+from simulation.engine import run_in_process
+from tests.deployment import (
+    children_of,
+    complete_kit,
+    coordinator,
+    finished_round,
+    mediclip,
+    phase,
+    running_sites,
+    wait_until,
+)
+from tests.tiny import largest_difference, tiny_backbone, tiny_plan
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def deploy(write_federation, tmp_path):
+    """Give a function that provisions a federation and completes its kits."""
+
+    def make(sites, rounds, **changes):
+        path = write_federation(
+            address=f"127.0.0.1:{free_port()}",
+            sites=sites,
+            rounds=rounds,
+            join_timeout_s=60.0,
+            **{"round_timeout_s": 60.0, **changes},
+        )
+        settings, _ = load_federation(path)
+        provision(settings, tmp_path / "kits")
+        kits = [tmp_path / "kits" / site for site in sites]
+        for number, kit in enumerate(kits):
+            complete_kit(kit, number)
+        return path, kits
+
+    return make
+
+
+def tensors_of(path):
+    tensors, _ = load_tensors(path)
+    return {n.removeprefix("trainable/"): v for n, v in tensors.items() if n.startswith("trainable/")}
+
+
+def in_process(folder, kits, rounds):
+    opened = [Site.open(load_site_settings(kit / "site.toml"), tiny_backbone()) for kit in kits]
+    return run_in_process(tiny_plan(folder, rounds=rounds), opened).tensors
+
+
+def test_three_sites_stopped_and_resumed_get_the_tensors_of_the_in_process_engine(deploy, tmp_path):
+    federation, kits = deploy(["north", "south", "west"], 3)
+    out, log = tmp_path / "run", tmp_path / "run.log"
+    with running_sites(kits):
+        with coordinator(federation, out) as process:
+            wait_until(lambda: finished_round(out) >= 1, process, log)
+            stop = mediclip(tmp_path / "stop.log", "server", "stop", "--out", str(out), "--timeout", "120")
+            assert stop.wait(130) == 0, (tmp_path / "stop.log").read_text()
+            assert process.wait(30) == 0
+        reached = finished_round(out)
+        assert phase(out) == "stopped"
+        assert 1 <= reached < 3
+        assert not (out / "final.safetensors").exists()
+        with coordinator(federation, out, "--resume", "--json") as process:
+            assert process.wait(180) == 0, log.read_text()
+    status = read_status(out)
+    assert (status.phase, status.round, status.refused) == ("finished", 3, {})
+    assert json.loads("{" + log.read_text().rpartition("\n{")[2])["phase"] == "finished"
+    assert [entry["round"] for entry in History(out / HISTORY).read()] == [1, 2, 3]
+    assert (
+        largest_difference(tensors_of(out / "final.safetensors"), in_process(tmp_path / "here", kits, 3))
+        <= 1e-5
+    )
+    assert (out / "flower").stat().st_mode & 0o077 == 0
+
+
+def test_a_site_that_is_revoked_while_the_run_goes_on_is_out_and_the_others_finish(deploy, tmp_path):
+    federation, kits = deploy(["north", "south"], 4, quorum=1, round_timeout_s=20.0)
+    out, log = tmp_path / "run", tmp_path / "run.log"
+    with running_sites(kits), coordinator(federation, out) as process:
+        wait_until(lambda: finished_round(out) >= 1, process, log)
+        revoking = mediclip(
+            tmp_path / "revoke.log", "server", "provision", str(federation), "--revoke-site", "south"
+        )
+        assert revoking.wait(60) == 0
+        assert process.wait(150) == 0, log.read_text()
+    status = read_status(out)
+    assert (status.phase, [site.name for site in status.sites]) == ("finished", ["north"])
+    assert [row["site"] for row in History(out / HISTORY).read()[-1]["sites"]] == ["north"]
+
+
+def test_kills_of_superexec_superlink_and_the_whole_coordinator_lose_no_round(deploy, tmp_path):
+    federation, kits = deploy(["north"], 5)
+    out, log = tmp_path / "run", tmp_path / "run.log"
+    with running_sites(kits):
+        with coordinator(federation, out) as process:
+            for number, word in ((1, "flower-superexec"), (2, "server.superlink"), (3, "flwr-serverapp")):
+                wait_until(lambda number=number: finished_round(out) >= number, process, log)
+                victims = children_of(process.pid, word)
+                assert victims, word
+                os.kill(victims[0], signal.SIGKILL)
+            wait_until(lambda: finished_round(out) >= 4, process, log)
+            restarts = read_status(out).restarts
+            process.kill()
+            process.wait(10)
+        with coordinator(federation, out, "--resume") as process:
+            assert process.wait(200) == 0, log.read_text()
+    assert restarts["superexec"] == restarts["superlink"] == 1
+    assert restarts["run"] >= 2
+    assert [entry["round"] for entry in History(out / HISTORY).read()] == [1, 2, 3, 4, 5]
+    assert (
+        largest_difference(tensors_of(out / "final.safetensors"), in_process(tmp_path / "here", kits, 5))
+        <= 1e-5
+    )
