@@ -93,11 +93,10 @@ def test_a_path_of_one_machine_would_be_found(line, home):
     assert MACHINE_PATH.search(line.format(home))
 
 
-@pytest.mark.parametrize(
-    "line", ["./work/main", "https://a.b/home/x", "client/work/x", "/dev/null", "/homework"]
-)
-def test_other_paths_are_left_alone(line):
-    assert not MACHINE_PATH.search(line)
+@pytest.mark.parametrize("home", HOMES)
+@pytest.mark.parametrize("line", ["./{}/main", "https://a.b/{}/x", "client/{}/x", "/{}-of-another"])
+def test_other_paths_are_left_alone(line, home):
+    assert not MACHINE_PATH.search(line.format(home))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)

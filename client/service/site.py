@@ -206,8 +206,8 @@ class Site:
             DataError: If the scans cannot be used.
             BackboneError: If the backbone cannot be loaded or is another.
             FederationError: If the round lies beyond what the site allows.
-            SchemaError: If the tensors are not the site's own kind, or training did not stay finite.
-            SettingsError: If the recipe is not one, or not the site's.
+            SchemaError: If the tensors are not the site's own kind, before or after training.
+            SettingsError: If the recipe is not one or not the site's, or the loss did not stay finite.
         """
         if self._max_rounds is not None and request.number > self._max_rounds:
             message = (

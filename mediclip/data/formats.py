@@ -102,7 +102,8 @@ RASTER: Final = Format(
 )
 DICOM: Final = Format(DICOM_SUFFIXES, is_dicom, *_readers("mediclip.data.dicom.format"))
 NIFTI: Final = Format(NIFTI_SUFFIXES, is_nifti, *_readers("mediclip.data.nifti"))
-FORMATS: Final = (RASTER, NIFTI, DICOM)
+# DICOM first: its preamble may be a TIFF header, for readers of either kind (PS3.10, section 7.1).
+FORMATS: Final = (DICOM, NIFTI, RASTER)
 SUFFIXES: Final = frozenset(suffix for f in FORMATS for suffix in f.suffixes)
 
 

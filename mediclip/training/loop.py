@@ -1,5 +1,6 @@
 """The training loop: Adam on focal and Dice losses over synthesised batches."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -65,7 +66,7 @@ def train(
         The losses of all steps.
 
     Raises:
-        SettingsError: If there is no support image.
+        SettingsError: If there is no support image or the loss does not stay finite.
 
     Source: METHOD 1.6 and 1.7.
     """
@@ -88,6 +89,12 @@ def train(
         objective.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(float(loss.detach()))
+        if not math.isfinite(losses[-1]):
+            message = (
+                f"A training's loss must stay finite. It was {losses[-1]} before step {number + 1}; lower "
+                "learning_rate in the recipe."
+            )
+            raise SettingsError(message)
         if on_step is not None:
             on_step(len(losses), total, losses[-1])
     return TrainResult(losses)

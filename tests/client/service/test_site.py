@@ -206,5 +206,5 @@ def test_a_site_that_cannot_work_says_so_when_it_is_asked_without_a_path(folder,
 
 def test_training_that_does_not_stay_finite_is_an_error_and_no_update():
     hot = tiny_recipe().model_copy(update={"learning_rate": 1e38})
-    with pytest.raises(SchemaError, match="finite"):
+    with pytest.raises(SettingsError, match="loss must stay finite"):
         tiny_site(0).fit(tiny_request(recipe=hot.model_dump_json(), local_steps=4))

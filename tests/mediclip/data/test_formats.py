@@ -6,9 +6,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from mediclip.data import formats
-from mediclip.data.formats import FORMATS, RASTER, SUFFIXES, format_of, read_image, read_mask, read_shape
+from mediclip.data.formats import (
+    DICOM,
+    FORMATS,
+    RASTER,
+    SUFFIXES,
+    format_of,
+    read_image,
+    read_mask,
+    read_shape,
+)
 from mediclip.errors import ImageError, MaskError
 
 
@@ -70,3 +80,13 @@ def test_a_signature_of_dicom_lies_within_the_bytes_that_are_looked_at():
 def test_the_readers_of_medical_formats_are_imported_when_a_file_needs_them():
     code = "import sys, mediclip.data.formats; sys.exit('pydicom' in sys.modules or 'nibabel' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm"])
+def test_a_dicom_file_whose_preamble_is_a_tiff_header_is_dicom(name: str):
+    path = Path(get_testdata_file(name, download=False))
+    head = path.read_bytes()[:132]
+    assert head.startswith(b"II*\0")
+    assert head.endswith(b"DICM")
+    assert format_of(path, name="image 0") is DICOM
+    assert read_image(path, name="image 0").shape == read_shape(path, name="image 0")

@@ -209,3 +209,9 @@ def test_a_bank_of_another_seed_or_stream_holds_other_views():
         for seed, stream in ((1, ()), (1, ("site",)), (2, ()))
     ]
     assert len(set(labels)) == 3
+
+
+def test_a_training_that_diverges_stops_and_says_what_to_lower():
+    network = fresh(learning_rate=1e30)
+    with pytest.raises(SettingsError, match=r"loss must stay finite\. It was nan .* lower learning_rate"):
+        train(network, tiny_scans(1), seed=1, steps=5)
