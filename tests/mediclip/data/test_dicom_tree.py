@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 import time
 import zlib
 from collections import Counter
@@ -181,9 +180,9 @@ def test_a_bomb_is_left_out_at_once(write_file: Write):
     bomb = deflate.compress(endless) + deflate.flush()
     write_file("bomb.dcm", _meta(DeflatedExplicitVRLittleEndian) + bomb)
     tree = write_file("scan.dcm")
-    started = time.perf_counter()
+    used = time.process_time()  # a busy machine does not decide
     scan = scan_tree(tree, "mine")
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - used < 1
     assert [image.file for image in scan.images] == ["scan.dcm"]
 
 
@@ -520,35 +519,15 @@ def test_the_real_files_are_all_images(shared: Path):
         assert header.file_meta.TransferSyntaxUID == image.facts.transfer_syntax
 
 
-@pytest.mark.slow
-def test_ten_thousand_headers_are_scanned_in_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    """About 100 elements each, as a scanner writes them; the files differ in patient and study."""
-    template = DicomDataset()
-    for number in range(60):
-        template.add_new((0x0019, 0x1000 + number), "DS", [str(number), "0.5"])
-    private = {element.tag: element for element in template}
-    content = dicom_bytes(PatientID="P@@@@@@", ImageComments="x" * 200)
-    header = pydicom.dcmread(io.BytesIO(content))
-    header.update(private)
-    stream = io.BytesIO()
-    header.save_as(stream, enforce_file_format=True)
-    for patient in range(500):
+def test_a_large_tree_is_read_once_and_then_from_its_cache(tmp_path: Path):
+    # How long 10,000 headers take is measured by `python -m benchmarks.dicom_scan`.
+    content = dicom_bytes(PatientID="P@@@@@@")
+    for patient in range(50):
         folder = tmp_path / "tree" / f"{patient:03d}"
         folder.mkdir(parents=True)
         for number in range(20):
-            written = stream.getvalue().replace(b"P@@@@@@", b"P%06d" % patient)
-            (folder / f"{number:02d}.dcm").write_bytes(written)
-    seconds, cpu = [], []
-    for _ in range(2):
-        started, used = time.perf_counter(), time.process_time()
-        scan = scan_tree(tmp_path / "tree", "large", cache=tmp_path / "cache")
-        seconds.append(time.perf_counter() - started)
-        cpu.append(time.process_time() - used)
-        assert len(scan.images) == 10_000
-        assert len({image.group for image in scan.images}) == 500
-    with capsys.disabled():
-        sys.stdout.write(f"\n10,000 headers: {seconds[0]:.1f} s ({cpu[0]:.1f} s of one core), ")
-        sys.stdout.write(f"again {seconds[1]:.2f} s ({cpu[1]:.2f} s of one core)\n")
-    # The time of one core, which is at least what an idle machine takes: the wall clock counts others' work.
-    assert cpu[0] < 20
-    assert cpu[1] < 2
+            (folder / f"{number:02d}.dcm").write_bytes(content.replace(b"P@@@@@@", b"P%06d" % patient))
+    first, again = (scan_tree(tmp_path / "tree", "large", cache=tmp_path / "cache") for _ in range(2))
+    assert (first.n_read, again.n_read) == (1000, 0)
+    assert len({image.group for image in first.images}) == 50
+    assert again.images == first.images
