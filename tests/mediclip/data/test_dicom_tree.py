@@ -520,7 +520,7 @@ def test_the_real_files_are_all_images(shared: Path):
 
 
 def test_a_large_tree_is_read_once_and_then_from_its_cache(tmp_path: Path):
-    # How long 10,000 headers take is measured by `python -m benchmarks.dicom_scan`.
+    # How long 10,000 headers take is measured by `python -m benchmarks dicom_scan`.
     content = dicom_bytes(PatientID="P@@@@@@")
     for patient in range(50):
         folder = tmp_path / "tree" / f"{patient:03d}"
