@@ -1,5 +1,10 @@
-"""Which node is which site, and whether it agrees on model and code; each node is asked once."""
+"""Which node is which site, and whether it agrees on model and code; each node is asked once.
 
+A node that the coordinator registered has the name of the site whose key it proved to hold, and takes part
+under that name alone. Simulated nodes have no key: their word counts.
+"""
+
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,6 +16,7 @@ from mediclip.protocol import CONFIG, PRESENT_KEYS, ROLL_CALL, SENTENCES, error_
 
 NO_ANSWER: Final = "no-answer"
 _LONGEST_NAME: Final = 64
+_log = logging.getLogger("mediclip.server")
 
 
 @dataclass
@@ -21,8 +27,9 @@ class Roster:
         question: What a node is asked: the recipe and the digest of the tensors that travel.
         source: Digest of the code that must run everywhere.
         sites: Name of each node that agreed.
-        refused: Why another node takes no part: ``no-answer``, ``site-<code>``, ``answer``, ``name``,
-            ``schema``, ``source`` or ``duplicate``, by site, or by ``node-<id>`` where the name is not known.
+        refused: Why another node takes no part: ``no-answer``, ``site-<code>``, ``answer``, ``name``, ``key``
+            (it gave another name than that of its key), ``schema``, ``source`` or ``duplicate``, by site, or
+            by ``node-<id>`` where the name is not known.
     """
 
     question: ConfigRecord
@@ -38,7 +45,8 @@ class Roster:
             grid: Flower's connection to the nodes.
             timeout_s: Longest wait for the answers in seconds.
         """
-        online = set(grid.get_node_ids())
+        registered = {node.node_id: node.name for node in grid.get_nodes()}
+        online = set(registered)
         self.sites = {node: name for node, name in self.sites.items() if node in online}
         self._asked &= online
         content = RecordDict({CONFIG: self.question})
@@ -47,14 +55,18 @@ class Roster:
         if not questions:
             return
         replies = grid.send_and_receive(questions, timeout=timeout_s)
-        self.refused |= {f"node-{question.metadata.dst_node_id}": NO_ANSWER for question in questions}
+        waiting = {q.metadata.dst_node_id: registered[q.metadata.dst_node_id] for q in questions}
+        self.refused |= {_label(node, name): NO_ANSWER for node, name in waiting.items()}
         for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
             node = reply.metadata.src_node_id
+            if node not in waiting:
+                continue  # the SuperLink's own word that a node is away
             self._asked.add(node)
-            self.refused.pop(f"node-{node}", None)
-            name, reason = self._judge(reply)
+            label = _label(node, waiting[node])
+            self.refused.pop(label, None)
+            name, reason = self._judge(reply, waiting[node])
             if reason:
-                self.refused[name or f"node-{node}"] = reason
+                self.refused[name or label] = reason
             else:
                 self.sites[node] = name
                 self.refused.pop(name, None)
@@ -80,18 +92,25 @@ class Roster:
         """Ask the nodes that were refused again, next time."""
         self._asked = set(self.sites)
 
-    def _judge(self, reply: Message) -> tuple[str, str]:
+    def _judge(self, reply: Message, registered: str) -> tuple[str, str]:
         card, reason = _introduction(reply)
         if reason:
-            return "", reason
+            return registered, reason
         name = card["site"]
+        if registered and name != registered:
+            _log.warning("The node with the key of %s gave the name %r; it takes no part", registered, name)
+            return registered, "key"
         if name in self.sites.values():
-            return "", "duplicate"
+            return registered, "duplicate"
         if card["error"]:
             return name, f"site-{card['error']}"
         if card["schema-digest"] != self.question["schema-digest"]:
             return name, "schema"
         return name, "" if card["source-digest"] == self.source else "source"
+
+
+def _label(node: int, name: str) -> str:
+    return name or f"node-{node}"
 
 
 def _introduction(reply: Message) -> tuple[dict[str, str], str]:

@@ -40,7 +40,8 @@ class Coordinator:
     def register(self, kit):
         """Give a kit its certificate and a key that the coordinator knows."""
         write_key(kit)
-        self.flwr("supernode", "register", str(kit.folder / "node_key.pub"), "dep", "--name", "site")
+        public = str(kit.folder / "node_key.pub")
+        self.flwr("supernode", "register", public, "dep", "--name", kit.settings.site)
 
     def flwr(self, *arguments, cwd=ROOT):
         done = subprocess.run(

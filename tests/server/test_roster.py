@@ -2,6 +2,7 @@ import time
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.task_identity import TaskIdentity
 
 from mediclip.protocol import error_reply
@@ -82,6 +83,56 @@ def test_a_node_that_does_not_agree_takes_no_part_and_its_reason_is_kept(ward, r
     roster.call(ward.grid, 5.0)
     assert roster.sites == {2: "north", 4: "west"}
     assert roster.refused == {name: reason}
+
+
+@pytest.fixture
+def keyed(ward):
+    """Let the nodes 2, 3, 4 hold the keys of north, south and west."""
+    ward.grid.get_nodes = lambda: [NodeInfo(node_id=n, name=name) for n, name in enumerate(NAMES, start=2)]
+
+
+@pytest.mark.usefixtures("keyed")
+@pytest.mark.parametrize("liar", NAMES)
+@pytest.mark.parametrize("claim", [*NAMES, "east"])
+def test_a_node_takes_part_under_the_name_of_its_key_alone(ward, roster, liar, claim):
+    ward.answers[liar] = {"site": claim}
+    roster.call(ward.grid, 5.0)
+    honest = {node: name for node, name in enumerate(NAMES, start=2) if name != liar}
+    if claim == liar:
+        assert (roster.sites, roster.refused) == (dict(enumerate(NAMES, start=2)), {})
+    else:
+        assert (roster.sites, roster.refused) == (honest, {liar: "key"})
+
+
+@pytest.mark.usefixtures("keyed")
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (Error(*error_reply("manifest")), "site-manifest"),
+        ({"site": ""}, "name"),
+        (RecordDict(), "answer"),
+        ({"wait_s": 0.6}, "no-answer"),
+    ],
+)
+def test_a_node_with_a_key_is_refused_by_its_name_whatever_it_answers(ward, roster, answer, reason):
+    ward.answers["south"] = answer
+    roster.call(ward.grid, 0.3)
+    assert roster.refused == {"south": reason}
+
+
+def test_the_superlinks_own_word_about_a_node_that_left_is_no_nodes_answer(ward, roster):
+    class Away(InProcessGrid):
+        def pull_messages(self, message_ids):
+            answers = super().pull_messages(message_ids)
+            for answer in answers:
+                answer.metadata.__dict__["_src_node_id"] = 1
+            return answers
+
+    grid = Away(ward, NAMES, {}, parallel=3)
+    roster.call(grid, 5.0)
+    grid.close()
+    assert roster.sites == {}
+    assert roster.refused == {f"node-{node}": "no-answer" for node in (2, 3, 4)}
 
 
 def test_a_refused_node_is_asked_again_only_when_its_refusal_is_forgotten(ward, roster):
