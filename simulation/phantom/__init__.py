@@ -1,4 +1,4 @@
-"""Seeded scans with findings and exact masks: chest radiographs, brain MR and breast ultrasound.
+"""Seeded scans with findings and exact masks: chest, brain, breast, abdomen and retina, each in one modality.
 
 They are made of geometry and noise alone, so they can be shipped, and stand in for data where there is none;
 no figure measured on them says anything about patients.

@@ -36,7 +36,7 @@ def write_phantom_set(
 
     Args:
         directory: Folder to write into; it must be empty or not there yet.
-        organ: "chest", "brain" or "breast".
+        organ: One of :data:`simulation.phantom.ORGANS`.
         seed: The set's seed.
         train_normal: Number of training images, at least 0; none of them has a finding.
         test_normal: Number of test images without a finding, at least 0.

@@ -1,8 +1,9 @@
 """The phantoms as a hospital would send them: DICOM files in folders of patients, with a table of labels.
 
-Digital radiographs (DX) of the chest, MR images of the brain and ultrasound images of the breast, with the
-grey levels of :func:`simulation.phantom.write_phantom_set`, so that a reader can be held to giving back the
-same pictures. No patient's name or number is a real one.
+Digital radiographs (DX) of the chest, MR images of the brain, ultrasound images of the breast, CT images of
+the abdomen and photographs (OP) of the retina, with the grey levels of
+:func:`simulation.phantom.write_phantom_set`, so that a reader can be held to giving back the same pictures.
+No patient's name or number is a real one.
 """
 
 import csv
@@ -18,14 +19,18 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     UID,
+    CTImageStorage,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
     MRImageStorage,
+    OphthalmicPhotography8BitImageStorage,
     UltrasoundImageStorage,
     generate_uid,
 )
+from pydicom.valuerep import DSfloat
 
 from mediclip.errors import SettingsError
+from simulation.phantom.abdomen import WINDOW as CT_WINDOW
 from simulation.phantom.dataset import PlannedPhantom, plan_phantom_set
 from simulation.phantom.draw import Phantom
 from simulation.phantom.scanner import Scanner
@@ -52,13 +57,14 @@ def write_phantom_dicom(
     """Write a set of phantoms as a tree of DICOM files.
 
     The images are those of :func:`simulation.phantom.write_phantom_set` with the same arguments. Each grey
-    level g of its 256 is stored as 257 g in 16 bits (as g in the 8 bits of an ultrasound image) and shows as
-    g / 255 under the window, which covers all that can be stored. Nothing is compressed. Masks are PNG files
-    in a folder of their own, and ``manifest.csv`` names label, mask and split of each image.
+    level g of its 256 is stored as 257 g in 16 bits (as g in the 8 bits of ultrasound and photograph) and
+    shows as g / 255 under the window, which covers all that can be stored; in CT that is the soft-tissue
+    window. Nothing is compressed. Masks are PNG files in a folder of their own, and ``manifest.csv`` names
+    label, mask and split of each image.
 
     Args:
         directory: Folder to write into; it must be empty or not there yet.
-        organ: "chest", "brain" or "breast".
+        organ: One of :data:`simulation.phantom.ORGANS`.
         seed: The set's seed.
         train_normal: Number of training images, at least 0; none of them has a finding.
         test_normal: Number of test images without a finding, at least 0.
@@ -250,6 +256,40 @@ def _add_ultrasound(dataset: Dataset) -> None:
     dataset.SequenceOfUltrasoundRegions = Items([region])
 
 
+def _add_tomograph(dataset: Dataset) -> None:
+    """CT image (PS3.3 A.3): what is stored becomes Hounsfield units, and the window is of those."""
+    low, high = CT_WINDOW
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.RescaleIntercept, dataset.RescaleType = low, "HU"
+    dataset.RescaleSlope = DSfloat((high - low) / (2**dataset.BitsStored - 1), auto_format=True)
+    dataset.WindowCenter, dataset.WindowWidth = (low + high) / 2 + 0.5, high - low + 1
+    dataset.KVP = 120
+    dataset.AcquisitionNumber = 1
+    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", dataset.StudyInstanceUID])
+    dataset.PositionReferenceIndicator = ""
+    dataset.PatientPosition = "HFS"
+    dataset.ImagePositionPatient = [0, 0, 0]
+    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    dataset.PixelSpacing = [1.5, 1.5]
+    dataset.SliceThickness = 5
+
+
+def _add_fundus(dataset: Dataset) -> None:
+    """Ophthalmic photograph (PS3.3 A.41)."""
+    dataset.ImageType = ["ORIGINAL", "PRIMARY"]
+    dataset.PatientOrientation = ["L", "F"]
+    dataset.ImageLaterality = "R"
+    dataset.PresentationLUTShape = "IDENTITY"
+    dataset.LossyImageCompression = "00"
+    dataset.AcquisitionDateTime = f"{_DATE}120000"
+    dataset.PupilDilated = "NO"
+    dataset.HorizontalFieldOfView = 45
+    dataset.PatientEyeMovementCommanded = "NO"
+    dataset.IntraOcularPressure = dataset.EmmetropicMagnification = None
+    dataset.AnatomicRegionSequence = Items([_code("5665001", "SCT", "Retina")])
+    dataset.AcquisitionContextSequence = Items()
+
+
 def _code(value: str, scheme: str, meaning: str) -> Dataset:
     """One coded entry (PS3.3 8.8)."""
     code = Dataset()
@@ -276,9 +316,11 @@ class _Kind:
     add: Callable[[Dataset], None]
 
 
-# Ultrasound in grey has 8 bits (PS3.3 C.8.5.6.1.2); the other two have 16.
+# Ultrasound in grey has 8 bits (PS3.3 C.8.5.6.1.2), and so has this photograph; the others have 16.
 _KINDS: Final = {
     "chest": _Kind(DigitalXRayImageStorageForPresentation, "DX", "CHEST", 16, _add_radiograph),
     "brain": _Kind(MRImageStorage, "MR", "BRAIN", 16, _add_magnetic_resonance),
     "breast": _Kind(UltrasoundImageStorage, "US", "BREAST", 8, _add_ultrasound),
+    "abdomen": _Kind(CTImageStorage, "CT", "ABDOMEN", 16, _add_tomograph),
+    "retina": _Kind(OphthalmicPhotography8BitImageStorage, "OP", "EYE", 8, _add_fundus),
 }

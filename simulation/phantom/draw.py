@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from mediclip.errors import SettingsError
-from simulation.phantom import brain, breast, chest
+from simulation.phantom import abdomen, brain, breast, chest, retina
 from simulation.phantom.fields import Field, Mask
 from simulation.phantom.scanner import Scanner
 
@@ -37,6 +37,8 @@ ORGANS: Mapping[str, Organ[Any]] = MappingProxyType(
         "chest": Organ(chest.draw_chest, chest.FINDINGS, chest.scan_chest),
         "brain": Organ(brain.draw_brain, brain.FINDINGS, brain.scan_brain),
         "breast": Organ(breast.draw_breast, breast.FINDINGS, breast.scan_breast),
+        "abdomen": Organ(abdomen.draw_abdomen, abdomen.FINDINGS, abdomen.scan_abdomen),
+        "retina": Organ(retina.draw_retina, retina.FINDINGS, retina.scan_retina),
     }
 )
 
@@ -48,7 +50,7 @@ class Phantom:
     Attributes:
         image: ``(S, S)`` float32 in [0, 1].
         mask: ``(S, S)`` bool, True on the finding; all False where there is none.
-        organ: "chest", "brain" or "breast".
+        organ: One of :data:`ORGANS`.
         finding: What is wrong, such as "nodule", or None.
     """
 
@@ -62,7 +64,7 @@ def finding_names(organ: str) -> tuple[str, ...]:
     """Return the findings that an organ can have.
 
     Args:
-        organ: "chest", "brain" or "breast".
+        organ: One of :data:`ORGANS`.
 
     Raises:
         SettingsError: There is no such organ.
@@ -84,7 +86,7 @@ def draw_phantom(
     and the same noise with and without a finding, and at every size. Three numbers are taken from ``rng``.
 
     Args:
-        organ: "chest", "brain" or "breast".
+        organ: One of :data:`ORGANS`.
         rng: Source of randomness.
         size: Side S of the image in pixels, in [64, 2048].
         finding: One of ``finding_names(organ)``, "random" for any of them, or None for a healthy patient.

@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from mediclip.errors import SettingsError
 from mediclip.rng import generator
-from simulation.phantom import Scanner, draw_phantom, draw_scanner
+from simulation.phantom import ORGANS, Scanner, draw_phantom, draw_scanner
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def scan(organ: str, **settings) -> np.ndarray:
     return draw_phantom(organ, generator(3, "scan"), size=128, scanner=Scanner(**settings)).image
 
 
-@pytest.mark.parametrize("organ", ["chest", "brain", "breast"])
+@pytest.mark.parametrize("organ", ORGANS)
 def test_each_setting_changes_what_it_says(organ: str):
     def sharpness(image: np.ndarray) -> float:
         return float(np.abs(np.diff(image)).mean())
@@ -71,12 +71,13 @@ def test_each_setting_changes_what_it_says(organ: str):
     assert sharpness(scan(organ, noise=4)) > sharpness(scan(organ, noise=0))
     assert sharpness(scan(organ, blur=3)) < sharpness(scan(organ, blur=0))
     assert scan(organ, brightness=0.6).mean() > scan(organ, brightness=-0.6).mean()
-    assert scan(organ, contrast=2).std() > scan(organ, contrast=0.6).std()
+    middle = np.s_[32:96, 32:96]  # without the black round the body
+    assert scan(organ, contrast=2)[middle].std() > scan(organ, contrast=0.6)[middle].std()
     halves = [np.log(scan(organ, bias=b, noise=0) + 0.1) for b in (0, 4)]
     assert (halves[1] - halves[0]).std() > 0.02
 
 
-@pytest.mark.parametrize("organ", ["chest", "brain", "breast"])
+@pytest.mark.parametrize("organ", ORGANS)
 def test_a_mirrored_scan_and_mask_are_the_usual_ones_left_for_right(organ: str):
     usual, mirrored = (
         draw_phantom(organ, generator(1), size=96, finding="random", scanner=Scanner(laterality=side))
