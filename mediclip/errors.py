@@ -219,8 +219,8 @@ class PolicyError(FederationError):
     """A request, or the answer to it, lies outside what a site allows.
 
     Attributes:
-        reason: ``federation``, ``source``, ``rounds``, ``images`` or ``norm``; the code is
-            ``policy-<reason>``.
+        reason: ``federation``, ``source``, ``rounds``, ``images``, ``norm``, ``budget``,
+            ``steps`` or ``model``; the code is ``policy-<reason>``.
     """
 
     code = "policy"

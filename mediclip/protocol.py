@@ -70,6 +70,9 @@ SENTENCES: Final = {
     "encrypted": "One of the site's files is encrypted.",
     "too-large": "One of the site's files is larger than the caps allow.",
     "degenerate": "One of the site's images is constant or empty.",
+    "policy-budget": "The site's privacy budget does not last for this round.",
+    "policy-steps": "The site's policy asks for more local steps in a round.",
+    "policy-model": "The model that was sent is larger than the site's policy takes.",
 }
 """The only texts that leave a site in place of an exception, by the code of the error."""
 
