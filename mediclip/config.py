@@ -96,6 +96,8 @@ class Recipe(Settings):
         betas: Of Adam, both in [0, 1).
         bank_views: Synthesised views of each support image whose tokens are kept; 0 encodes anew at
             every step, as the published code does.
+        adapter_rank: Rank of the change that the adapters learn; 0 leaves them fixed, so that prompts alone
+            train. Left out, they train as a whole, as published. Fewer values need less noise to hide in.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Recipe(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
     bank_views: Annotated[int, Field(ge=0, le=4096)] = 0
+    adapter_rank: Annotated[int, Field(ge=0, le=64)] | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

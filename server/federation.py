@@ -86,7 +86,7 @@ class FederationSettings(RoundSettings):
     def schema_for(self, recipe: Recipe) -> Schema:
         """Describe the tensors that travel, without loading a backbone."""
         shapes = BackboneShapes(self.backbone.width, self.backbone.embed_dim, self.backbone.text_width)
-        return schema_for(shapes, self.taps, recipe.prompts)
+        return schema_for(shapes, self.taps, recipe.prompts, adapter_rank=recipe.adapter_rank)
 
 
 def split_address(address: str) -> tuple[str, int]:

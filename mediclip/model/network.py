@@ -53,11 +53,12 @@ class MediClip(nn.Module):
         self.taps = backbone.check_taps(backbone.default_taps() if taps is None else taps)
         # In a tuple, so that the backbone is neither a submodule nor copied, counted or saved with the model.
         self._backbone = (backbone,)
-        self.adapter = Adapter(self.taps, backbone.shapes.width, backbone.shapes.embed_dim)
+        shapes = backbone.shapes
+        self.adapter = Adapter(self.taps, shapes.width, shapes.embed_dim, rank=recipe.adapter_rank)
         self.prompt = PromptLearner(
             backbone, recipe.prompts, causal=recipe.causal_text, trim=recipe.trim_text
         )
-        self.schema = schema_for(backbone.shapes, self.taps, recipe.prompts)
+        self.schema = schema_for(shapes, self.taps, recipe.prompts, adapter_rank=recipe.adapter_rank)
         self.to(backbone.device)
         self._text_cache: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
         with torch.no_grad():

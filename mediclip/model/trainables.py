@@ -19,6 +19,7 @@ from mediclip.rng import generator
 
 Trainables = dict[str, NDArray[np.float32]]
 CONTEXT_STD = 0.02
+_ADAPTER = "adapter."
 
 
 @dataclass(frozen=True)
@@ -96,24 +97,33 @@ def _is_tensor(row: Any) -> bool:  # noqa: ANN401 - whatever JSON can hold
     return isinstance(name, str) and sizes_are_good and row["dtype"] == "float32"
 
 
-def schema_for(shapes: BackboneShapes, taps: tuple[int, ...], prompts: PromptSettings) -> Schema:
+def schema_for(
+    shapes: BackboneShapes, taps: tuple[int, ...], prompts: PromptSettings, *, adapter_rank: int | None = None
+) -> Schema:
     """Describe the trainables of one model.
 
     Args:
         shapes: Widths of the backbone.
         taps: Tapped layers, 1-based, rising.
         prompts: Phrases, context and positions.
+        adapter_rank: Rank r of the adapters' trained change; None trains them as a whole.
 
     Returns:
-        For each tap ``adapter.<tap>.weight`` ``(D, C)`` and ``adapter.<tap>.bias`` ``(D,)``; for each
+        For each tap ``adapter.<tap>.weight`` ``(D, C)`` and ``adapter.<tap>.bias`` ``(D,)``; with a rank r
+        ``adapter.<tap>.down`` ``(r, C)`` and ``adapter.<tap>.up`` ``(D, r)``, and none with rank 0. For each
         class and position ``prompt.<class>.<position>``, ``(phrases, n_ctx, W)`` when class-specific and
         ``(n_ctx, W)`` when shared.
     """
-    tensors = []
+    tensors: list[TensorSpec] = []
     for tap in taps:
-        weight = (shapes.embed_dim, shapes.width)
-        tensors.append(TensorSpec(f"adapter.{tap}.weight", weight))
-        tensors.append(TensorSpec(f"adapter.{tap}.bias", (shapes.embed_dim,)))
+        parts: dict[str, tuple[int, ...]] = {
+            "weight": (shapes.embed_dim, shapes.width),
+            "bias": (shapes.embed_dim,),
+        }
+        if adapter_rank is not None:
+            parts = {"down": (adapter_rank, shapes.width), "up": (shapes.embed_dim, adapter_rank)}
+        if adapter_rank != 0:
+            tensors.extend(TensorSpec(f"adapter.{tap}.{part}", shape) for part, shape in parts.items())
     for name in CLASSES:
         shared = (prompts.n_ctx, shapes.text_width)
         shape = (len(prompts.phrases(name)), *shared) if prompts.class_specific else shared
@@ -129,8 +139,9 @@ def initial_trainables(schema: Schema, seed: int) -> Trainables:
         seed: The run's seed.
 
     Returns:
-        Adapters uniform in ±1/√C, as a freshly made 1×1 convolution has them, and contexts N(0, 0.02).
-        Every tensor has its own stream.
+        Adapters uniform in ±1/√C, as a freshly made 1×1 convolution has them, and contexts N(0, 0.02). Of a
+        low rank, ``down`` is uniform in ±1/√C and ``up`` zero, so that nothing is changed at first. Every
+        tensor has its own stream.
     """
     fan_in = {
         t.name.removesuffix(".weight"): t.shape[1] for t in schema.tensors if t.name.endswith(".weight")
@@ -139,7 +150,11 @@ def initial_trainables(schema: Schema, seed: int) -> Trainables:
     for spec in schema.tensors:
         rng = generator(seed, "initial", spec.name)
         prefix = spec.name.rsplit(".", 1)[0]
-        if prefix in fan_in:
+        if spec.name.startswith(_ADAPTER) and spec.name.endswith(".up"):
+            drawn = np.zeros(spec.shape)
+        elif spec.name.startswith(_ADAPTER) and spec.name.endswith(".down"):
+            drawn = rng.uniform(-1, 1, spec.shape) * spec.shape[1] ** -0.5
+        elif prefix in fan_in:
             bound = fan_in[prefix] ** -0.5
             drawn = rng.uniform(-bound, bound, spec.shape)
         else:

@@ -247,3 +247,34 @@ def test_the_map_of_an_image_does_not_depend_on_its_neighbours_in_the_batch(netw
         together = network(images(3))
         apart = torch.cat([network(image[None]) for image in images(3)])
     assert torch.allclose(together, apart, atol=1e-6)
+
+
+@pytest.mark.parametrize(("rank", "size"), [(0, 12_288), (1, 12_288 + 5_376), (4, 12_288 + 4 * 5_376)])
+def test_a_reduced_set_has_the_stated_size_for_vit_l_14(rank, size):
+    prompts = load_recipe("reference").prompts.model_copy(update={"class_specific": False})
+    schema = schema_for(BackboneShapes(1024, 768, 768), (12, 18, 24), prompts, adapter_rank=rank)
+    assert schema.size() == size
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_a_low_rank_adapter_is_its_base_and_a_product_and_starts_at_the_base(rank):
+    recipe = tiny_recipe().model_copy(update={"adapter_rank": rank})
+    made = MediClip(tiny_backbone(), recipe).initialise(3)
+    assert list(made.trainables()) == [t.name for t in made.schema.tensors]
+    linear, tokens = made.adapter[str(made.taps[0])], torch.randn(2, 3, 3, tiny_backbone().shapes.width)
+    assert torch.allclose(linear(tokens), tokens @ linear.base.T, atol=1e-6)
+    if rank:
+        with torch.no_grad():
+            linear.up.normal_()
+        whole = linear.base + linear.up @ linear.down
+        assert torch.allclose(linear(tokens), tokens @ whole.T, atol=1e-5)
+
+
+def test_the_fixed_part_of_an_adapter_is_the_same_everywhere_and_does_not_travel():
+    made = [
+        MediClip(tiny_backbone(), tiny_recipe().model_copy(update={"adapter_rank": 1})).initialise(seed)
+        for seed in (1, 2)
+    ]
+    tap = str(made[0].taps[0])
+    assert torch.equal(made[0].adapter[tap].base, made[1].adapter[tap].base)
+    assert not any("base" in name for name in made[0].state_dict())
