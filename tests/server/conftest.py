@@ -16,7 +16,7 @@ def write_federation(tmp_path):
     """Give a function that writes ``federation.toml`` and ``tiny.toml`` and returns the first."""
 
     def write(*, backbone=(), **changes):
-        recipe = tiny_recipe().model_dump(mode="json")
+        recipe = tiny_recipe().model_dump(mode="json", exclude_none=True)
         tables = {key: recipe.pop(key) for key in ("prompts", "tasks")}
         text = _lines(recipe) + "".join(f"[{key}]\n{_lines(table)}" for key, table in tables.items())
         (tmp_path / "tiny.toml").write_text(text)
