@@ -3,6 +3,7 @@
 from typing import Final
 
 from pydicom.datadict import tag_for_keyword
+from pydicom.tag import BaseTag
 
 _KEYWORDS: Final = (
     "SOPClassUID",
@@ -51,4 +52,6 @@ _KEYWORDS: Final = (
     "EncryptedAttributesSequence",
     "ExtendedOffsetTable",
 )
-WANTED: Final = [tag for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None]
+WANTED: Final[list[int]] = [
+    BaseTag(tag) for keyword in _KEYWORDS if (tag := tag_for_keyword(keyword)) is not None
+]

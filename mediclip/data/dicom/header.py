@@ -9,7 +9,8 @@ from pydicom.dataset import Dataset
 from mediclip.data.dicom.faults import Fault, invalid, named, too_large
 from mediclip.data.dicom.fields import code, label, text, whole
 from mediclip.data.dicom.limits import MAX_FRAME_BYTES, MAX_FRAME_VALUES, MAX_FRAMES
-from mediclip.data.dicom.parse import Parsed, parsed
+from mediclip.data.dicom.located import Parsed
+from mediclip.data.dicom.parse import parsed
 
 GREY: Final = ("MONOCHROME1", "MONOCHROME2")
 PALETTE: Final = "PALETTE COLOR"

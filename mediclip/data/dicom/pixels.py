@@ -17,7 +17,7 @@ from mediclip.data.dicom.fields import whole
 from mediclip.data.dicom.fragments import encapsulated_frame
 from mediclip.data.dicom.header import Header
 from mediclip.data.dicom.limits import MAX_INFLATED_BYTES
-from mediclip.data.dicom.parse import UNDEFINED, Parsed
+from mediclip.data.dicom.located import UNDEFINED, Parsed
 from mediclip.data.dicom.quiet import hush_gdcm
 from mediclip.data.dicom.rle import decode_rle
 from mediclip.errors import DecodeError, DecoderMissingError, TransferSyntaxError, TruncatedError

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from functools import cache
 from typing import Final
 
 _LOUD: Final = r"(pydicom|pylibjpeg|openjpeg|jpeg_ls|gdcm|nibabel|mediclip\.data\.(dicom|nifti))(\.|$)"
@@ -10,6 +11,11 @@ _LOGGERS: Final = ("pydicom", "pylibjpeg", "openjpeg", "nibabel", "nibabel.globa
 
 def _drop(_: logging.LogRecord) -> bool:
     return False
+
+
+@cache
+def _loggers() -> tuple[logging.Logger, ...]:
+    return tuple(map(logging.getLogger, _LOGGERS))
 
 
 def hush() -> None:
@@ -21,8 +27,8 @@ def hush() -> None:
     first = warnings.filters[0] if warnings.filters else None
     if first is None or getattr(first[3], "pattern", None) != _LOUD:
         warnings.filterwarnings("ignore", module=_LOUD)
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_drop)
+    for logger in _loggers():
+        logger.addFilter(_drop)
 
 
 def hush_gdcm() -> None:

@@ -11,7 +11,8 @@ from PIL import Image
 from mediclip.data.dicom.faults import Fault, named
 from mediclip.data.dicom.header import PALETTE, Header, header_of
 from mediclip.data.dicom.levels import Levels
-from mediclip.data.dicom.parse import Parsed, parsed
+from mediclip.data.dicom.located import Parsed
+from mediclip.data.dicom.parse import parsed
 from mediclip.data.dicom.pixels import stored_values
 from mediclip.data.dicom.policy import shown
 from mediclip.data.dicom.region import Box, box_of
