@@ -30,6 +30,7 @@ from server.aggregation import (
 from server.checkpointing import RoundState, RunIdentity, load_round, save_round
 from server.history import History
 from server.roster import NO_ANSWER, Roster
+from server.run_process import alone, end_with
 from server.settings import RunSettings
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -49,7 +50,8 @@ def main(grid: Grid, context: Context) -> None:
     settings = RunSettings.from_run_config(context.run_config)
     refuse_earlier_run(settings.out, resume=settings.resume)
     settings.out.mkdir(parents=True, exist_ok=True)
-    with _recorded_outcome(settings.out):
+    end_with(settings.coordinator_pid)
+    with alone(settings.out), _recorded_outcome(settings.out):
         federate(grid, settings)
 
 

@@ -66,6 +66,7 @@ class RunSettings(RoundSettings):
         sites: How many sites are expected; the run starts without the late ones if the quorum is there.
         resume: Go on from the last finished round in ``out`` if there is one.
         federation: Name of the federation, by which a site's policy knows whom it answers.
+        coordinator_pid: Process with which the run ends; 0 where there is none.
         sites_dir: Folder of ``site-K.toml`` for simulated nodes; read by the sites alone.
     """
 
@@ -75,6 +76,7 @@ class RunSettings(RoundSettings):
     sites: Annotated[int, Field(ge=1)]
     resume: bool = False
     federation: str = ""
+    coordinator_pid: Annotated[int, Field(ge=0)] = 0
     sites_dir: str = ""
 
     @model_validator(mode="after")

@@ -2,7 +2,7 @@
 
 out/
     coordinator.json coordinator.lock schema.json recipe.json
-    checkpoint.safetensors history.jsonl outcome.json final.safetensors     written by the ServerApp
+    checkpoint.safetensors history.jsonl outcome.json final.safetensors run.lock    written by the ServerApp
     flower/     state.db superlink.log and the output of each program
 """
 
@@ -138,6 +138,7 @@ def _plan(launch: Launch, out: Path) -> RunSettings:
             "recipe_file": out / "recipe.json",
             "sites": len(active),
             "federation": settings.name,
+            "coordinator_pid": os.getpid(),
             "sites_dir": launch.sites_dir,
             "resume": True,  # a run that is submitted again must go on; an earlier one is refused here
         },

@@ -16,7 +16,7 @@ from mediclip.errors import FederationError, SettingsError
 from mediclip.training.checkpoint import write_atomically
 
 STATUS: Final = "coordinator.json"
-_LOCK: Final = "coordinator.lock"
+LOCK: Final = "coordinator.lock"
 
 Phase = Literal["starting", "waiting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
 
@@ -112,13 +112,17 @@ def is_running(out: Path) -> bool:
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, name: str = LOCK) -> Iterator[None]:
     """Hold a run's folder, so that no two coordinators write into it.
+
+    Args:
+        out: The folder.
+        name: Name of the lock's file; a run's own process has another.
 
     Raises:
         FederationError: If another process holds it.
     """
-    handle = os.open(out / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(out / name, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -94,11 +94,7 @@ class Plan:
             SettingsError: If a number is out of its range.
         """
         out = self.out.resolve()
-        values = {
-            name: getattr(self, name)
-            for name in RunSettings.model_fields
-            if name not in {"out", "schema_file", "recipe_file", "sites", "quorum", "federation", "sites_dir"}
-        }
+        values = {name: getattr(self, name) for name in RunSettings.model_fields if hasattr(self, name)}
         values |= {
             "out": out,
             "schema_file": out / SCHEMA_FILE,

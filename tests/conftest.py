@@ -1,9 +1,13 @@
 """Fixtures that many tests share."""
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
+
+from mediclip.data.dicom.pool import shared_pool
+from tests.leftovers import MARK, end_leftovers
 
 SHARED = Path(os.environ.get("MEDICLIP_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -28,3 +32,13 @@ def pytest_report_header() -> str:
 def shared() -> Path:
     """Give the folder of real images, weights and golden numbers."""
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left():
+    """Fail a session whose tests leave a process running that they started."""
+    mark = os.environ[MARK] = uuid.uuid4().hex
+    yield
+    shared_pool().close()  # its workers stay for as long as this process would
+    left = end_leftovers(mark, patience_s=20.0)
+    assert not left, "tests must end what they start; left: " + "; ".join(left)
