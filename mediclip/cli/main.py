@@ -12,6 +12,7 @@ from mediclip import __version__, bundle
 from mediclip.cli import console, evaluate, inspect, score, train, verify
 from mediclip.errors import FederationError, MediClipError
 
+_COMMANDS = {"pretrain": "simulation.pretraining.cli"}
 _GROUPS = {"simulate": "simulation.cli", "client": "client.cli", "server": "server.cli"}
 
 
@@ -54,10 +55,17 @@ def build() -> typer.Typer:
     except FederationError:
         return app  # the library alone, without the application
     for name, module in _GROUPS.items():
-        package = module.partition(".")[0]
-        if importlib.util.find_spec(package) and importlib.util.find_spec(module):
+        if _is_installed(module):
             app.add_typer(importlib.import_module(module).app, name=name)
+    for name, module in _COMMANDS.items():
+        if _is_installed(module):
+            app.command(name)(getattr(importlib.import_module(module), name))
     return app
+
+
+def _is_installed(module: str) -> bool:
+    package = module.partition(".")[0]
+    return bool(importlib.util.find_spec(package) and importlib.util.find_spec(module))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
