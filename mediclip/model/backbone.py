@@ -1,6 +1,6 @@
 """The frozen CLIP under a detector: any open_clip ViT, loaded from a tag, a file, a folder or this package.
 
-This is the only module that imports open_clip. A backbone is named by a *spec*:
+Only this module and the pretraining of one import open_clip. A backbone is named by a *spec*:
 
     embedded                    the compact CLIP inside this package (seeded weights, not pretrained)
     local-dir:FOLDER            open_clip_config.json and a weights file, for machines without a network
