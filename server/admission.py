@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
+from mediclip.config import Recipe
 from mediclip.errors import SchemaError, UpdateRefusedError
 from mediclip.model.trainables import Schema, TensorSpec, Trainables
 from mediclip.protocol import ARRAYS, METRIC_NAMES, METRICS, NUM_EXAMPLES, decode_tensor, error_word
+from server.difference import Difference
+from server.settings import RunSettings
 
 NORM_HEADROOM: Final = 2.0
 _LARGEST_METRIC: Final = 1e9
@@ -30,12 +33,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Update:
-    """One site's update that counts.
+class Receipt:
+    """What is kept of an update that counts.
 
     Attributes:
         site: Name of the site.
-        message: The reply, holding nothing but the checked tensors and the counted number of examples.
         examples: Images that the site counts with.
         claimed: Images that the site said it has.
         metrics: Numbers that the site allowed to leave.
@@ -43,11 +45,23 @@ class Update:
     """
 
     site: str
-    message: Message
     examples: int
     claimed: int
     metrics: dict[str, float]
     norm: float
+
+
+@dataclass(frozen=True)
+class Update:
+    """One site's update that counts, held until it is aggregated.
+
+    Attributes:
+        receipt: What is kept of it.
+        difference: What the site changed; finite, its norm within the limits.
+    """
+
+    receipt: Receipt
+    difference: Difference
 
 
 def reachable_norm(learning_rate: float, steps: int, size: int) -> float:
@@ -67,6 +81,12 @@ def reachable_norm(learning_rate: float, steps: int, size: int) -> float:
     Source: Kingma and Ba, Adam, section 2.1 (arXiv 1412.6980).
     """
     return NORM_HEADROOM * learning_rate * steps * math.sqrt(size)
+
+
+def limits_for(settings: RunSettings, recipe: Recipe, schema: Schema) -> Limits:
+    """Put together the bounds on one update, the norm's from the optimiser where the settings name none."""
+    derived = reachable_norm(recipe.learning_rate, settings.local_steps, schema.size())
+    return Limits(settings.max_update_norm or derived, settings.max_examples)
 
 
 def admit(reply: Message, site: str, current: Trainables, schema: Schema, limits: Limits) -> Update:
@@ -91,18 +111,17 @@ def admit(reply: Message, site: str, current: Trainables, schema: Schema, limits
         word = error_word(reply.error.code)
         raise _refusal(site, f"site-{word}", "must hold tensors", "It holds an error")
     arrays, numbers = _records(reply, site)
-    tensors = _tensors(arrays, site, schema)
-    norm = math.sqrt(sum(_squared_distance(tensors[name], current[name]) for name in current))
+    difference = Difference(schema, _tensors(arrays, site, schema), current)
+    norm = difference.norm()
+    if not math.isfinite(norm):
+        raise _refusal(site, "not-finite", "must be finite", "It is not")
     if norm > limits.max_norm:
         raise _refusal(
             site, "norm", f"must have a norm of at most {limits.max_norm:.4g}", f"It has {norm:.4g}"
         )
     claimed = _examples(numbers, site)
-    metrics = _metrics(numbers, site)
     examples = min(claimed, limits.max_examples)
-    clean = RecordDict({ARRAYS: arrays, METRICS: MetricRecord({NUM_EXAMPLES: examples})})
-    reply.content = clean
-    return Update(site, reply, examples, claimed, metrics, norm)
+    return Update(Receipt(site, examples, claimed, _metrics(numbers, site), norm), difference)
 
 
 def _refusal(site: str, reason: str, rule: str, found: str) -> UpdateRefusedError:
@@ -130,17 +149,9 @@ def _tensor(array: Array, site: str, spec: TensorSpec) -> NDArray[np.float32]:
     if array.dtype != "float32":
         raise _refusal(site, "dtype", f"must be float32 in '{spec.name}'", "It is of another type")
     try:
-        value = decode_tensor(spec, array.data)
+        return decode_tensor(spec, array.data)
     except SchemaError as error:
         raise _refusal(site, "encoding", f"must be readable in '{spec.name}'", "It is not") from error
-    if not np.isfinite(value).all():
-        raise _refusal(site, "not-finite", f"must be finite in '{spec.name}'", "It is not")
-    return value
-
-
-def _squared_distance(value: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    difference = value.astype(np.float64) - other
-    return float(np.vdot(difference, difference))
 
 
 def _examples(numbers: MetricRecord, site: str) -> int:

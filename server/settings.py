@@ -18,7 +18,7 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
-StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"]
+StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum"]
 
 
 class RoundSettings(Settings):
@@ -31,8 +31,9 @@ class RoundSettings(Settings):
         local_steps: Optimiser steps of each site in each round.
         strategy: How updates become the next global model.
         proximal_mu: Weight of FedProx's pull towards the global model; used by ``fedprox`` alone.
-        server_learning_rate: Step of ``fedadam``.
-        trim_fraction: Share that ``fedtrimmedavg`` cuts off at each end; below 1/n of n sites it cuts none.
+        server_learning_rate: Step of ``fedadam``; 0 derives it from the sites' optimiser.
+        trim_fraction: Share of the sites that may be hostile: ``fedtrimmedavg`` cuts off as many at each end,
+            ``multikrum`` leaves as many out; at least one of three or more sites, unless it is 0.
         retries: How often a round without quorum is asked again.
         round_timeout_s: Longest wait for the sites' answers in seconds.
         join_timeout_s: Longest wait for sites to appear in seconds.
@@ -46,7 +47,7 @@ class RoundSettings(Settings):
     local_steps: Annotated[int, Field(ge=1)] = 40
     strategy: StrategyName = "fedavg"
     proximal_mu: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    server_learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-2
+    server_learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     trim_fraction: Annotated[float, Field(ge=0, lt=0.5)] = 0.2
     retries: Annotated[int, Field(ge=0)] = 2
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0

@@ -49,7 +49,7 @@ def run(
     recipe: options.Recipe = "default",
     taps: options.Taps = None,
     strategy: Annotated[
-        Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg"],
+        Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum"],
         typer.Option(help="How the server joins updates."),
     ] = "fedavg",
     proximal_mu: Annotated[float, typer.Option(help="Weight of FedProx's pull.", min=0)] = 0.01,

@@ -51,8 +51,8 @@ class Plan:
         strategy: How updates become the next global model.
         quorum: Admitted updates that a round needs; all sites when omitted.
         proximal_mu: Weight of FedProx's pull.
-        server_learning_rate: Step of FedAdam.
-        trim_fraction: Share that the trimmed mean cuts off at each end.
+        server_learning_rate: Step of FedAdam; derived when 0.
+        trim_fraction: Share of the sites that the robust strategies give up.
         retries: How often a round without quorum is asked again.
         round_timeout_s: Longest wait for the sites' answers in seconds.
         join_timeout_s: Longest wait for sites to appear in seconds.
@@ -70,7 +70,7 @@ class Plan:
     strategy: StrategyName = "fedavg"
     quorum: int | None = None
     proximal_mu: float = 0.0
-    server_learning_rate: float = 1e-2
+    server_learning_rate: float = 0.0
     trim_fraction: float = 0.2
     retries: int = 2
     round_timeout_s: float = 3600.0

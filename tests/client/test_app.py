@@ -21,7 +21,7 @@ from mediclip.protocol import (
     TRAIN_KEYS,
 )
 from mediclip.provenance import source_digest
-from server.aggregation import to_record
+from server.collection import to_record
 from tests.tiny import (
     SHOTS,
     forged_array,

@@ -52,23 +52,32 @@ def with_value(value):
 
 def test_an_honest_update_is_admitted_as_it_is(question):
     update = admit(Message(honest_content(), reply_to=question), "a", tiny_tensors(), tiny_schema(), LIMITS)
-    assert (update.site, update.examples, update.claimed) == ("a", 8, 8)
-    assert update.metrics == {"train_loss": 0.5}
-    assert update.norm == pytest.approx(1e-4 * math.sqrt(tiny_schema().size()), rel=1e-3)
+    receipt = update.receipt
+    assert (receipt.site, receipt.examples, receipt.claimed) == ("a", 8, 8)
+    assert receipt.metrics == {"train_loss": 0.5}
+    assert (
+        receipt.norm
+        == update.difference.norm()
+        == pytest.approx(1e-4 * math.sqrt(tiny_schema().size()), rel=1e-3)
+    )
 
 
-def test_what_goes_on_to_the_aggregation_holds_tensors_and_counted_examples_alone(question):
+def test_what_goes_on_to_the_aggregation_is_the_change_in_float64_and_the_counted_examples(question):
     reply = Message(honest_content(), reply_to=question)
     update = admit(reply, "a", tiny_tensors(), tiny_schema(), Limits(1.0, max_examples=4))
-    assert update.claimed == 8
-    assert dict(update.message.content["metrics"]) == {"num-examples": 4}
-    assert set(update.message.content) == {"arrays", "metrics"}
+    assert (update.receipt.claimed, update.receipt.examples) == (8, 4)
+    difference = np.concatenate([block.copy() for _, block in update.difference.blocks()])
+    sent = [reply.content["arrays"][t.name].numpy().astype(np.float64) for t in tiny_schema().tensors]
+    expected = np.concatenate(
+        [s.ravel() - v.ravel() for s, v in zip(sent, tiny_tensors().values(), strict=True)]
+    )
+    assert np.array_equal(difference, expected)
 
 
 def test_a_claim_of_a_thousand_million_images_counts_as_the_cap(question):
     reply = Message(with_metric("num-examples", 10**9), reply_to=question)
     update = admit(reply, "a", tiny_tensors(), tiny_schema(), LIMITS)
-    assert (update.examples, update.claimed) == (64, 10**9)
+    assert (update.receipt.examples, update.receipt.claimed) == (64, 10**9)
 
 
 def test_the_norm_may_be_exactly_the_bound(question):
@@ -84,7 +93,7 @@ def test_the_norm_may_be_exactly_the_bound(question):
         }
     )
     update = admit(Message(content, reply_to=question), "a", zeros, tiny_schema(), LIMITS)
-    assert update.norm == 1.0
+    assert update.receipt.norm == 1.0
     below = Limits(max_norm=math.nextafter(1.0, 0), max_examples=64)
     content["metrics"] = MetricRecord({"num-examples": 1})
     with pytest.raises(UpdateRefusedError):

@@ -141,7 +141,7 @@ card = app(Message(RecordDict({{"config": ConfigRecord(config)}}), 2, "query.rol
 assert dict(card.content["config"])["error"] == "", card.content
 from mediclip.config import Recipe
 from mediclip.model.trainables import initial_trainables, Schema
-from server.aggregation import to_record
+from server.collection import to_record
 schema = Schema.from_json({tiny_schema().to_json()!r})
 training = {{**config, "server-round": 1, "seed": 7, "local-steps": 2}}
 content = {{"arrays": to_record(initial_trainables(schema, 0)), "config": ConfigRecord(training)}}
