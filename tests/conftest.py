@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mediclip.data.dicom.pool import shared_pool
+from mediclip.data.pool import shared_pool
 from tests.leftovers import MARK, end_leftovers
 
 SHARED = Path(os.environ.get("MEDICLIP_SHARED", Path(__file__).resolve().parents[2] / "shared"))

@@ -1,5 +1,8 @@
 """Which reader a file gets: decided once, here, by the file's first bytes.
 
+The functions ``read_...`` decode in this process. What comes from outside is read through
+:class:`mediclip.data.pool.DecoderPool`, which asks the same of a process that can be ended.
+
 A new kind of scan is one more entry of ``FORMATS``: its readers return what those of
 :mod:`mediclip.data.raster` return, and nothing else in the project changes. By its extension is known only
 what has no signature: a DICOM dataset without preamble, a compressed NIfTI file.
@@ -28,9 +31,7 @@ Box = tuple[int, int, int, int]
 
 
 class _GreyReader(Protocol):
-    def __call__(
-        self, path: Path, *, name: str, frame: int | None = None, isolated: bool = False
-    ) -> Grey: ...
+    def __call__(self, path: Path, *, name: str, frame: int | None = None) -> Grey: ...
 
 
 class _MaskReader(Protocol):
@@ -66,8 +67,8 @@ class Format:
     read_box: _BoxReader
 
 
-def _raster_grey(path: Path, *, name: str, frame: int | None = None, isolated: bool = False) -> Grey:
-    del frame, isolated  # a raster has one frame, and Pillow decodes it
+def _raster_grey(path: Path, *, name: str, frame: int | None = None) -> Grey:
+    del frame  # a raster has one
     return raster.read_grey(path, name=name)
 
 
@@ -141,7 +142,7 @@ def format_of(path: Path, *, name: str, error: type[DataError] = ImageError) -> 
     return next((f for f in FORMATS if f.matches(head, suffix)), RASTER)
 
 
-def read_image(path: Path, *, name: str, frame: int | None = None, isolated: bool = False) -> Grey:
+def read_image(path: Path, *, name: str, frame: int | None = None) -> Grey:
     """Read any image as grey.
 
     Args:
@@ -149,7 +150,6 @@ def read_image(path: Path, *, name: str, frame: int | None = None, isolated: boo
         name: What messages call it, such as ``"test image 12"``.
         frame: Which frame of a file with several, from 0; when omitted the one that stands for the file: the
             first, or the middle slice of a volume.
-        isolated: Whether to decode DICOM in a process of its own, which is ended after a time limit.
 
     Returns:
         ``(H, W)``: uint8 in [0, 255] where the source has 8 bits, float32 in [0, 1] where it has more.
@@ -158,7 +158,7 @@ def read_image(path: Path, *, name: str, frame: int | None = None, isolated: boo
         ImageError: If the file cannot be used.
         SettingsError: If there is no such frame.
     """
-    return format_of(path, name=name).read_grey(path, name=name, frame=frame, isolated=isolated)
+    return format_of(path, name=name).read_grey(path, name=name, frame=frame)
 
 
 def read_mask(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:

@@ -9,14 +9,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, BinaryIO, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mediclip.data.dicom.faults import Fault, invalid, named, too_large
 from mediclip.data.dicom.levels import Levels
-from mediclip.data.dicom.limits import MAX_FRAME_VALUES
+from mediclip.data.dicom.limits import MAX_FRAME_VALUES, MAX_HEADER_BYTES
 from mediclip.data.dicom.policy import shown_by_percentiles
 from mediclip.data.dicom.quiet import hush
 from mediclip.data.source import opened
@@ -26,9 +26,7 @@ _GZIP: Final = b"\x1f\x8b"
 MAX_VOLUME_BYTES: Final = 2**30
 
 
-def read_grey(
-    path: Path, *, name: str, frame: int | None = None, isolated: bool = False
-) -> NDArray[np.float32]:
+def read_grey(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.float32]:
     """Read a slice as grey, from the 0.5th to the 99.5th percentile of its foreground.
 
     Args:
@@ -36,7 +34,6 @@ def read_grey(
         name: What messages call it.
         frame: Which slice from 0, from the feet up, of one volume after the other; the middle one of the
             first volume when omitted.
-        isolated: No matter here: nothing is decoded in C.
 
     Returns:
         ``(H, W)`` in [0, 1].
@@ -45,7 +42,6 @@ def read_grey(
         ImageError: If the file cannot be used.
         SettingsError: If there is no such slice.
     """
-    del isolated
     with named(name), _volume(path, name) as volume:
         levels = Levels.of(volume.slice(frame, name))
         return levels.spread(shown_by_percentiles(levels))
@@ -102,6 +98,11 @@ class _Volume:
         if shape[0] * shape[1] > MAX_FRAME_VALUES or stored > MAX_VOLUME_BYTES:
             must = f"{MAX_VOLUME_BYTES >> 20} MiB"
             raise too_large(must, "its header says more")
+        offset = int(image.dataobj.offset)
+        if offset > MAX_HEADER_BYTES:
+            raise _too_far()
+        # Where its last voxel ends, in bytes.
+        self.end = offset + stored
         axes = io_orientation(image.affine)  # type: ignore[no-untyped-call]
         if np.isnan(axes).any():
             raise invalid(keyword="affine", must="that tells the axes apart", found="it does not")
@@ -132,6 +133,42 @@ class _Volume:
         return np.ascontiguousarray(plane[::-1, ::-1].T)
 
 
+class _Bounded:
+    """A stream that is read, and so inflated, no further than a limit.
+
+    A header of a few bytes can place the voxels behind gigabytes of zeros, or announce an extension of that
+    size, and nibabel would read its way there.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.limit = MAX_HEADER_BYTES
+        self._stream = stream
+
+    def read(self, size: int = -1) -> bytes:
+        self._check(self._stream.tell() + size if size >= 0 else self.limit + 1)
+        return self._stream.read(size)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._check(offset if whence == 0 else self.limit + 1)
+        return self._stream.seek(offset)
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+    def write(self, data: bytes) -> int:
+        """Refuse: nibabel takes nothing for a file that has no such method."""
+        raise NotImplementedError
+
+    def _check(self, end: int) -> None:
+        if end > self.limit:
+            raise _too_far()
+
+
+def _too_far() -> Fault:
+    must = f"{MAX_HEADER_BYTES >> 20} MiB before its voxels"
+    return too_large(must, "its header says more")
+
+
 @contextmanager
 def _volume(path: Path, name: str) -> Iterator[_Volume]:
     import nibabel  # noqa: PLC0415 - takes a while
@@ -142,13 +179,14 @@ def _volume(path: Path, name: str) -> Iterator[_Volume]:
     with opened(path, name=name) as stream:
         zipped = stream.read(2) == _GZIP
         stream.seek(0)
-        source = gzip.GzipFile(fileobj=stream) if zipped else stream
+        source = _Bounded(cast("BinaryIO", gzip.GzipFile(fileobj=stream)) if zipped else stream)
         try:
             two = source.read(8)[4:7] == b"n+2"
             source.seek(0)
             kind: Any = nibabel.Nifti2Image if two else nibabel.Nifti1Image
             holder = FileHolder(fileobj=cast("Any", source))
             volume = _Volume(kind.from_file_map({"header": holder, "image": holder}, mmap=False))
+            source.limit = volume.end
             yield volume
         except (EOFError, gzip.BadGzipFile):
             raise Fault(

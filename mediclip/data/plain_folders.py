@@ -2,7 +2,8 @@
 
 A mask has its image's name up to the extension (``abnormal/scan-7.JPG``, ``masks/scan-7.png``); the same
 subfolders may stand below all three. Hidden files and what file managers leave behind are passed over; any
-other file that is no image is refused rather than passed over, so that no scan is left out unnoticed.
+other file that is no image is refused rather than passed over, so that no scan is left out unnoticed. So are
+links that lead out of the folder; ``normal/`` itself may be one, to another disk.
 """
 
 import os
@@ -38,10 +39,10 @@ def open_plain_folders(directory: Path, name: str) -> Dataset:
         The set. Abnormal images without a mask in a set that has masks keep ``mask=None``.
 
     Raises:
-        ManifestError: If there is no normal image, a file is no image by its extension, two images of a
-            folder differ in extension only, or a mask has no image.
+        ManifestError: If there is no normal image, a file is no image by its extension or a link out of the
+            folder, two images of a folder differ in extension only, or a mask has no image.
     """
-    normal, abnormal, masks = (_list_images(directory / f) for f in (*LABEL_NAMES, "masks"))
+    normal, abnormal, masks = (_list_images(directory / f, directory) for f in (*LABEL_NAMES, "masks"))
     if not normal:
         message = (
             f"The 'normal' folder of {name!r} must hold at least one PNG or JPEG image, "
@@ -73,7 +74,7 @@ def _side(side: Split, samples: Sequence[Sample], splits: Sequence[Split]) -> tu
     return tuple(replace(sample, index=i, split=side) for i, sample in enumerate(chosen))
 
 
-def _list_images(folder: Path) -> dict[str, Path]:
+def _list_images(folder: Path, directory: Path) -> dict[str, Path]:
     """Map each image's name below the folder, without extension, to its file; empty if there is no folder."""
     found: dict[str, list[Path]] = {}
     others = 0
@@ -89,6 +90,7 @@ def _list_images(folder: Path) -> dict[str, Path]:
             f"but {others} of its files have another extension; convert them or move them elsewhere."
         )
         raise ManifestError(message)
+    _refuse_links_out([path for paths in found.values() for path in paths], folder, directory)
     keys = sorted(found)
     twins = [number for number, key in enumerate(keys) if len(found[key]) > 1]
     if twins:
@@ -99,6 +101,26 @@ def _list_images(folder: Path) -> dict[str, Path]:
         )
         raise ManifestError(message)
     return {key: found[key][0] for key in keys}
+
+
+def _refuse_links_out(paths: Sequence[Path], folder: Path, directory: Path) -> None:
+    """Hold every file inside the data folder, or inside what one of its three folders is a link to."""
+    homes = [directory.resolve(), folder.resolve()]
+    out = 0
+    for path in paths:
+        if path.is_symlink():
+            try:
+                target = path.resolve()
+            except (OSError, RuntimeError):  # a loop of links
+                out += 1
+            else:
+                out += not any(target.is_relative_to(home) for home in homes)
+    if out:
+        message = (
+            f"The folder '{folder.name}' must hold images, but {out} of its files are links that lead out of "
+            "the data folder; copy the images in."
+        )
+        raise ManifestError(message)
 
 
 def _walk(folder: Path) -> Iterator[Path]:

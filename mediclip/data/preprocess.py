@@ -3,6 +3,8 @@
 The steps have a name and a version: whatever would change a pixel is a new version, so that a model file can
 say what its images went through (:meth:`Preprocess.settings`) and be refused by a program that does it
 another way.
+
+No file is opened in this process: :mod:`mediclip.data.pool` does that in others, which can be ended.
 """
 
 import hashlib
@@ -19,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mediclip.data.formats import read_box, read_image, read_mask, read_shape
+from mediclip.data.pool import shared_pool
 from mediclip.data.samples import NORMAL, Sample
 from mediclip.errors import MaskError, SettingsError
 
@@ -36,8 +38,7 @@ class Preprocess:
     How DICOM and NIfTI become grey is fixed by the policies of :mod:`mediclip.data.dicom.policy`, whose
     digest is one of the settings. Rasters do not depend on them.
 
-    Images of 8 bits are resized in 8 bits, as the published code does (METHOD 1.1); deeper ones in float32.
-    The filter widens when it shrinks an image (Pillow), so that fine detail is averaged and not aliased.
+    See :func:`mediclip.data.square.to_square` for the resizing.
 
     Attributes:
         image_size: Side S of the square in pixels, in [32, 1024].
@@ -110,16 +111,13 @@ class Preprocess:
         """
         return self.load_file(sample.image, name=sample.title, frame=sample.frame)
 
-    def load_file(
-        self, path: Path, *, name: str, frame: int | None = None, isolated: bool = False
-    ) -> NDArray[np.float32]:
+    def load_file(self, path: Path, *, name: str, frame: int | None = None) -> NDArray[np.float32]:
         """Read an image that belongs to no data set.
 
         Args:
             path: The file.
             name: What messages call it, such as ``"image 3"``; not its path.
             frame: Which frame of a file with several, from 0; when omitted the one that stands for the file.
-            isolated: Whether to decode DICOM in a process of its own, which is ended after a time limit.
 
         Returns:
             ``(S, S)`` in [0, 1].
@@ -127,12 +125,7 @@ class Preprocess:
         Raises:
             ImageError: If the file cannot be used.
         """
-        grey = read_image(path, name=name, frame=frame, isolated=isolated)
-        square = Image.fromarray(grey).resize((self.image_size,) * 2, Image.Resampling.BILINEAR)
-        pixels = np.asarray(square, dtype=np.float32)
-        if grey.dtype == np.uint8:
-            return pixels / np.float32(255)
-        return np.clip(pixels, 0, 1)
+        return shared_pool().read_square(path, name=name, frame=frame, side=self.image_size)
 
     def load_mask(self, sample: Sample) -> NDArray[np.bool_]:
         """Read a sample's mask, for pixel metrics.
@@ -160,15 +153,16 @@ class Preprocess:
                 "but it has none; add its mask, or remove all masks to go without pixel metrics."
             )
             raise MaskError(message)
-        mask = read_mask(sample.mask, name=f"the mask of {sample.title}", frame=sample.frame)
-        height, width = read_shape(sample.image, name=sample.title)
+        pool = shared_pool()
+        mask = pool.read_mask(sample.mask, name=f"the mask of {sample.title}", frame=sample.frame)
+        height, width = pool.read_shape(sample.image, name=sample.title)
         if mask.shape != (height, width):
             message = (
                 f"Cannot use the mask of {sample.title}: it must have its image's size, {height} x {width} "
                 f"(height x width), but it has {mask.shape[0]} x {mask.shape[1]}; export it again."
             )
             raise MaskError(message)
-        if (box := read_box(sample.image, name=sample.title)) is not None:
+        if (box := pool.read_box(sample.image, name=sample.title)) is not None:
             top, left, height, width = box
             mask = mask[top : top + height, left : left + width]
         square = Image.fromarray(mask.astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
@@ -201,8 +195,6 @@ def iter_images(
 ) -> Iterator[NDArray[np.float32]]:
     """Read the images of many samples batch by batch, the next one while the last is in use.
 
-    DICOM is decoded in a few processes of its own, so that no file can take this one with it.
-
     Args:
         samples: N samples.
         preprocess: How.
@@ -223,17 +215,13 @@ def iter_images(
     try:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            ahead.append([pool.submit(_isolated, preprocess, sample) for sample in batch])
+            ahead.append([pool.submit(preprocess.load_image, sample) for sample in batch])
             if len(ahead) > 1:
                 yield np.stack([future.result() for future in ahead.popleft()])
         while ahead:
             yield np.stack([future.result() for future in ahead.popleft()])
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _isolated(preprocess: Preprocess, sample: Sample) -> NDArray[np.float32]:
-    return preprocess.load_file(sample.image, name=sample.title, frame=sample.frame, isolated=True)
 
 
 def _policies() -> str:

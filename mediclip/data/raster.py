@@ -1,12 +1,10 @@
 """PNG, JPEG and TIFF files as grey images and masks, at their own size.
 
-Order of operations: caps on bytes (:mod:`mediclip.data.source`) and pixels (from the header), decoding,
-EXIF orientation, transparent parts to black, grey or mask. Only Pillow's decoders for these three are
-reached, whatever the file calls itself, and none of Pillow's global settings is touched.
+Order of operations: caps on bytes (:mod:`mediclip.data.source`), pixels and tiles (from the header),
+decoding, EXIF orientation, transparent parts to black, grey or mask. Only Pillow's decoders for these three
+are reached, whatever the file calls itself, and none of Pillow's global settings is touched.
 """
 
-import struct
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,13 +19,23 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from mediclip.data.source import opened, unusable
-from mediclip.errors import DataError, ImageError, MaskError
+from mediclip.errors import (
+    DataError,
+    DecodeError,
+    ImageError,
+    InvalidHeaderError,
+    MaskError,
+    MediClipError,
+    TooLargeError,
+)
 
 Grey: TypeAlias = NDArray[np.uint8] | NDArray[np.float32]
 
 SUFFIXES: Final = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 # Below Pillow's own limit of 89 million, whose warning therefore never comes up.
 MAX_PIXELS: Final = 2**26
+# Of one tile of a TIFF, which is decoded as a whole however small the picture is.
+MAX_TILE_PIXELS: Final = 2**20
 _DECODERS: Final[dict[bytes, type[ImageFile]]] = {
     b"\x89PNG\r\n\x1a\n": PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,
@@ -38,20 +46,7 @@ _DEEP: Final = ("I;16", "I;16B")
 _BITS: Final = 258
 _PHOTOMETRIC: Final = 262
 _ORIENTATION: Final = 0x0112
-# What Pillow raises on damaged files; the texts may quote a path, so none is passed on.
-_DAMAGE: Final = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    EOFError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
-)
+_TILE_SIZE: Final = (322, 323)
 _AGAIN: Final = "copy it again or take it out of the set"
 
 
@@ -86,7 +81,7 @@ def read_grey(path: Path, *, name: str) -> Grey:
             nor TIFF of 8 to 16 bits.
     """
     with _header(path, name=name, error=ImageError) as image:
-        upright = _decoded(image, name=name, error=ImageError)
+        upright = _decoded(image)
         if upright.mode in _DEEP:
             top, inverted = _scale(image)
             grey: NDArray[np.float32] = np.minimum(
@@ -115,7 +110,7 @@ def read_mask(path: Path, *, name: str) -> NDArray[np.bool_]:
         if image.tile and ";16" in str(image.tile[0].args) and image.mode not in _DEEP:
             do = "save it as a grey PNG"
             raise unusable(name, "be grey or 8-bit colour", "it is 16-bit colour", do, error=MaskError)
-        upright = _decoded(image, name=name, error=MaskError)
+        upright = _decoded(image)
         if upright.mode in _DEEP:
             return np.not_equal(_deep(upright), 0)
         pixels = np.atleast_3d(np.asarray(_flat(upright)))
@@ -138,16 +133,13 @@ def read_shape(path: Path, *, name: str) -> tuple[int, int]:
         ImageError: If the file cannot be used.
     """
     with _header(path, name=name, error=ImageError) as image:
-        try:
-            turned = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}
-        except _DAMAGE:
-            raise unusable(name, "be complete", "it is truncated or damaged", _AGAIN) from None
+        turned = image.getexif().get(_ORIENTATION, 1) in {5, 6, 7, 8}
         return (image.width, image.height) if turned else (image.height, image.width)
 
 
 @contextmanager
 def _header(path: Path, *, name: str, error: type[DataError]) -> Iterator[ImageFile]:
-    """Open a file and check what its header says; nothing is decoded."""
+    """Open a file and check what its header says; nothing is decoded but what the caller asks for."""
     with opened(path, name=name, error=error) as stream:
         head = stream.read(8)
         stream.seek(0)
@@ -158,35 +150,63 @@ def _header(path: Path, *, name: str, error: type[DataError]) -> Iterator[ImageF
             raise unusable(name, must, "its content is none of these", do, error=error)
         try:
             image = decoder(stream)
-        except _DAMAGE:
+        except Exception:  # noqa: BLE001 - Pillow meets damage in any way, and its text may quote the path
             found = "its header is damaged, or is that of a JPEG with more than 8 bits"
             do = "copy it again, or export it as PNG"
             must = "be a whole PNG or TIFF, or an 8-bit JPEG"
-            raise unusable(name, must, found, do, error=error) from None
-        pixels = image.width * image.height
-        limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
-        if pixels > limit:
-            found = f"its header says {image.width} x {image.height}"
-            do = "export it smaller or take it out of the set"
-            must = f"have at most {limit / 1e6:.0f} million pixels"
-            raise unusable(name, must, found, do, error=error)
-        frames = getattr(image, "n_frames", 1)
-        if frames != 1:
-            do = "export one of them"
-            raise unusable(name, "be a single picture", f"it has {frames} frames", do, error=error)
-        if image.mode in {"I", "F"}:
-            must, do = "have unsigned values of at most 16 bits", "export it as a 16-bit PNG"
-            raise unusable(name, must, "it has others", do, error=error)
-        yield image
+            raise unusable(name, must, found, do, error=error, kind=InvalidHeaderError) from None
+        with _sound(name, error):
+            _check_size(image, name=name, error=error)
+            _check_kind(image, name=name, error=error)
+            yield image
 
 
-def _decoded(image: ImageFile, *, name: str, error: type[DataError]) -> Image.Image:
-    """Decode and turn upright."""
+@contextmanager
+def _sound(name: str, error: type[DataError]) -> Iterator[None]:
+    """Make one error of whatever Pillow meets in a file; its text may quote the path."""
     try:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-    except _DAMAGE:
-        raise unusable(name, "be complete", "it is truncated or damaged", _AGAIN, error=error) from None
+        yield
+    except MediClipError:
+        raise
+    except MemoryError:
+        must, do = "have at most what the memory holds", "export it smaller or take it out of the set"
+        raise unusable(name, must, "it needs more", do, error=error, kind=TooLargeError) from None
+    except Exception:  # noqa: BLE001 - in any way
+        found = "it is truncated or damaged"
+        raise unusable(name, "be complete", found, _AGAIN, error=error, kind=DecodeError) from None
+
+
+def _check_size(image: ImageFile, *, name: str, error: type[DataError]) -> None:
+    """Refuse what asks for more than the caps, before anything is decoded."""
+    pixels = image.width * image.height
+    limit = min(MAX_PIXELS, Image.MAX_IMAGE_PIXELS or MAX_PIXELS)
+    do = "export it smaller or take it out of the set"
+    if pixels > limit:
+        found = f"its header says {image.width} x {image.height}"
+        must = f"have at most {limit / 1e6:.0f} million pixels"
+        raise unusable(name, must, found, do, error=error, kind=TooLargeError)
+    if isinstance(image, TiffImageFile):
+        width, height = (int(image.tag_v2.get(tag, 0)) for tag in _TILE_SIZE)
+        if width * height > max(MAX_TILE_PIXELS, 2 * pixels):
+            must, found = "have tiles no larger than itself", f"its header says {width} x {height}"
+            raise unusable(name, must, found, do, error=error, kind=TooLargeError)
+
+
+def _check_kind(image: ImageFile, *, name: str, error: type[DataError]) -> None:
+    """Refuse what holds more than one picture, or values that grey cannot be made of."""
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        do = "export one of them"
+        raise unusable(name, "be a single picture", f"it has {frames} frames", do, error=error)
+    if image.mode in {"I", "F"}:
+        must, do = "have unsigned values of at most 16 bits", "export it as a 16-bit PNG"
+        raise unusable(name, must, "it has others", do, error=error)
+
+
+def _decoded(image: ImageFile) -> Image.Image:
+    """Decode and turn upright."""
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
     return image
 
 

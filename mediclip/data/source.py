@@ -7,12 +7,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from mediclip.errors import DataError, ImageError
+from mediclip.errors import DataError, ImageError, TooLargeError, TruncatedError
 
 MAX_BYTES: Final = 2**28
 
 
-def unusable(name: str, must: str, found: str, do: str, *, error: type[DataError] = ImageError) -> DataError:
+def unusable(
+    name: str,
+    must: str,
+    found: str,
+    do: str,
+    *,
+    error: type[DataError] = ImageError,
+    kind: type[ImageError] = ImageError,
+) -> DataError:
     """Make the one sentence that says why a file cannot be used.
 
     Args:
@@ -21,11 +29,13 @@ def unusable(name: str, must: str, found: str, do: str, *, error: type[DataError
         found: What was found instead.
         do: What the reader can do about it.
         error: ``ImageError`` for images, ``MaskError`` for masks.
+        kind: Which error of an image it is; masks have one alone.
 
     Returns:
         The error, to be raised ``from None`` where the cause would print a path.
     """
-    return error(f"Cannot use {name}: it must {must}, but {found}; {do}.")
+    chosen = kind if error is ImageError else error
+    return chosen(f"Cannot use {name}: it must {must}, but {found}; {do}.")
 
 
 @contextmanager
@@ -63,9 +73,11 @@ def opened(
     with os.fdopen(descriptor, "rb") as stream:
         if status.st_size == 0:
             found = "its file is empty"
-            raise unusable(name, "hold an image", found, f"copy it again {remove}", error=error)
+            do = f"copy it again {remove}"
+            raise unusable(name, "hold an image", found, do, error=error, kind=TruncatedError)
         if status.st_size > max_bytes:
             found = f"it has {status.st_size / 2**20:.0f} MiB"
             must = f"have at most {max_bytes >> 20} MiB"
-            raise unusable(name, must, found, f"export it smaller {remove}", error=error)
+            do = f"export it smaller {remove}"
+            raise unusable(name, must, found, do, error=error, kind=TooLargeError)
         yield stream

@@ -19,7 +19,8 @@ _CODE: Final = re.compile(r"[A-Z0-9_ ]{1,16}")
 # What is plain enough to be read without pydicom, which takes twenty times as long (PS3.5 6.2).
 _STRINGS: Final = frozenset({"CS", "LO", "SH", "UI"})
 _INTEGERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i"}
-_ESCAPE: Final = 0x1B
+_PLAIN: Final = re.compile(rb"[ -~]*\0?")
+_ABSENT: Final = "absent"
 
 
 def text(header: Dataset, keyword: str) -> str:
@@ -33,7 +34,9 @@ def text(header: Dataset, keyword: str) -> str:
         The string without blanks and zeros around it; empty if there is none that can be read.
     """
     vr, plain = _plain(header, keyword)
-    if vr in _STRINGS and plain.isascii() and _ESCAPE not in plain:
+    if vr == _ABSENT:
+        return ""
+    if vr in _STRINGS and _PLAIN.fullmatch(plain):
         return plain.decode("ascii").split("\\", 1)[0].strip(" \0")
     try:
         value = header.get(keyword)
@@ -71,6 +74,8 @@ def numbers(header: Dataset, keyword: str) -> list[float]:
         Fault: ``InvalidHeaderError`` if one of them is no finite number.
     """
     vr, plain = _plain(header, keyword)
+    if vr == _ABSENT:
+        return []
     if vr in _INTEGERS and plain and len(plain) % struct.calcsize(_INTEGERS[vr]) == 0:
         order = "<" if header.original_encoding[1] is not False else ">"
         return [float(one) for (one,) in struct.iter_unpack(order + _INTEGERS[vr], plain)]
@@ -127,6 +132,8 @@ def items(header: Dataset, keyword: str) -> list[Dataset]:
     Raises:
         Fault: ``InvalidHeaderError`` if it is no sequence.
     """
+    if _plain(header, keyword)[0] == _ABSENT:
+        return []
     try:
         value = header.get(keyword)
         found = [] if value is None else list(value)
@@ -144,9 +151,9 @@ def _dictionary_entry(keyword: str) -> tuple[BaseTag, str]:
 
 
 def _plain(header: Dataset, keyword: str) -> tuple[str, bytes]:
-    """Give value representation and bytes of an element that nobody has converted yet; else nothing."""
+    """Give value representation and bytes of an element that nobody has converted yet, or ``_ABSENT``."""
     tag, known = _dictionary_entry(keyword)
     element: object = header.get_item(tag)  # pydicom's types know converted elements alone
     if isinstance(element, RawDataElement) and element.value is not None:
         return element.VR or known, element.value
-    return "", b""
+    return _ABSENT if element is None else "", b""

@@ -5,20 +5,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mediclip.data.dicom.pool import shared_pool
-from mediclip.data.dicom.reader import read_dicom, read_geometry, read_stored
+from mediclip.data.dicom import reader
+from mediclip.data.dicom.reader import read_geometry, read_stored
 from mediclip.data.raster import Grey
 from mediclip.errors import ImageError, MaskError
 
 
-def read_grey(path: Path, *, name: str, frame: int | None = None, isolated: bool = False) -> Grey:
+def read_grey(path: Path, *, name: str, frame: int | None = None) -> Grey:
     """Read a frame as grey.
 
     Args:
         path: The file.
         name: What messages call it.
         frame: Which frame, from 0; the first when omitted.
-        isolated: Whether to decode in a process of its own.
 
     Returns:
         ``(H, W)``: uint8 where 8 bits are shown as they are stored, else float32 in [0, 1].
@@ -26,11 +25,7 @@ def read_grey(path: Path, *, name: str, frame: int | None = None, isolated: bool
     Raises:
         ImageError: If the file cannot be used; see :func:`mediclip.data.dicom.read_dicom`.
     """
-    if isolated:
-        image = shared_pool().read(path, name=name, frame=frame or 0)
-    else:
-        image = read_dicom(path, name=name, frame=frame or 0)
-    return _in_bytes(image)
+    return reader.read_grey(path, name=name, frame=frame or 0)
 
 
 def read_mask(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:
@@ -62,11 +57,3 @@ def read_box(path: Path, *, name: str) -> tuple[int, int, int, int] | None:
 def read_shape(path: Path, *, name: str) -> tuple[int, int]:
     """Read height and width of a frame before it is cut, from the header alone."""
     return read_geometry(path, name=name)[:2]
-
-
-def _in_bytes(image: NDArray[np.float32]) -> Grey:
-    """Go back to 8 bits where the image has no other levels, so that it is resized as any 8-bit image."""
-    levels = np.rint(image * np.float32(255))
-    eight = levels.astype(np.uint8)
-    exact = np.array_equal(eight / np.float32(255), image)
-    return eight if exact else image

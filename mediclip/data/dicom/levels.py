@@ -5,10 +5,15 @@ tables cost little beside decoding, and are plain functions of a vector.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mediclip.data.raster import Grey
+
+_SOME: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -17,13 +22,16 @@ class Levels:
 
     Attributes:
         stored: ``(n,)`` stored values in ascending order, float64 (integers up to 53 bits are exact).
-        counts: ``(n,)`` how many pixels have each; 0 is possible.
         index: ``(H, W)`` which level each pixel has.
     """
 
     stored: NDArray[np.float64]
-    counts: NDArray[np.intp]
     index: NDArray[Any]
+
+    @cached_property
+    def counts(self) -> NDArray[np.intp]:
+        """``(n,)`` how many pixels have each level; 0 is possible."""
+        return np.bincount(self.index.ravel(), minlength=len(self.stored))
 
     @classmethod
     def of(cls, values: NDArray[Any]) -> "Levels":
@@ -38,12 +46,9 @@ class Levels:
         if values.dtype.kind in "iub":
             low, high = int(values.min()), int(values.max())
             if high - low < max(256, values.size):
-                index = values.astype(np.intp)  # which bincount and take would make of it, one time each
-                index -= low
-                counts = np.bincount(index.ravel(), minlength=high - low + 1)
-                return cls(np.arange(low, high + 1, dtype=np.float64), counts, index)
-        stored, index, counts = np.unique(values, return_inverse=True, return_counts=True)
-        return cls(stored.astype(np.float64), counts, index.reshape(values.shape))
+                return cls(np.arange(low, high + 1, dtype=np.float64), _above(values, low))
+        stored, index = np.unique(values, return_inverse=True)
+        return cls(stored.astype(np.float64), index.reshape(values.shape))
 
     def spread(self, of_level: NDArray[np.float64]) -> NDArray[np.float32]:
         """Give each pixel what was computed of its level.
@@ -55,6 +60,33 @@ class Levels:
             ``(H, W)``.
         """
         return np.take(of_level.astype(np.float32), self.index, mode="clip")  # faster than "raise"
+
+    def greys(self, of_level: NDArray[np.float64]) -> Grey:
+        """Give each pixel the grey of its level, in 8 bits where these hold all greys of the image.
+
+        Args:
+            of_level: ``(n,)`` in [0, 1].
+
+        Returns:
+            ``(H, W)``: uint8 in [0, 255], which is resized as any 8-bit image, or float32 in [0, 1].
+        """
+        unit = of_level.astype(np.float32)
+        eight = np.rint(unit * np.float32(255)).astype(np.uint8)
+        exact = np.equal(eight / np.float32(255), unit)
+        # Some pixels nearly always tell, without counting the others.
+        some = self.index.ravel()[:: max(1, self.index.size // _SOME)]
+        if exact[some].all() and (exact.all() or exact[self.counts > 0].all()):
+            return np.take(eight, self.index, mode="clip")
+        return np.take(unit, self.index, mode="clip")
+
+
+def _above(values: NDArray[Any], low: int) -> NDArray[Any]:
+    """Subtract the lowest value, without making short numbers long: these are read faster."""
+    if values.dtype.itemsize > 2:
+        return values.astype(np.intp) - low
+    short = np.dtype(f"u{values.dtype.itemsize}")
+    # A difference that does not fit into the signed type does into the unsigned one, in the same bits.
+    return values.view(short) - short.type(low % 2 ** (8 * short.itemsize)) if low else values.view(short)
 
 
 def percentile(values: NDArray[np.float64], counts: NDArray[np.intp], percent: float) -> float:

@@ -107,10 +107,12 @@ def _parse(head: bytes, size: int, stream: BinaryIO) -> Parsed:
         source = io.BytesIO(plain)
         bounded = Bounded(source)
         header = _read(bounded, inflated=True)
-        # Whether there is so much shows when pixels are read.
-        size = len(plain) if len(plain) < MAX_HEADER_BYTES else MAX_INFLATED_BYTES
         if source.tell() >= MAX_HEADER_BYTES:
             raise header_too_large() from None
+        if len(plain) < MAX_HEADER_BYTES:  # that is all, pixels included
+            stream, size, zipped_at = source, len(plain), None
+        else:  # whether there is so much shows when pixels are read
+            size = MAX_INFLATED_BYTES
     if not part_10 and not any(k in header for k in ("SOPClassUID", "Modality", "Rows")):
         raise _not_dicom()  # a chance hit: a dataset says what it is, or how large
     begin = source.tell()

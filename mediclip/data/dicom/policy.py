@@ -121,7 +121,7 @@ def shown(grey: Grey, header: Header) -> NDArray[np.float64]:
     Raises:
         Fault: ``DegenerateImageError`` if there is nothing but padding, or one grey.
     """
-    if not np.any(grey.counted):
+    if not any(grey.ends) and not np.any(grey.counted):
         raise Fault(DegenerateImageError, "show something", "it is all padding or holds no number")
     return _finished(grey, _shown(policy_of(header.modality), grey, header))
 
@@ -139,7 +139,7 @@ def shown_by_percentiles(levels: Levels) -> NDArray[np.float64]:
         Fault: ``DegenerateImageError`` as :func:`shown`.
     """
     grey = plain_grey(levels)
-    if not np.any(grey.counted):
+    if not any(grey.ends) and not np.any(grey.counted):
         raise Fault(DegenerateImageError, "show something", "it holds no number")
     return _finished(grey, _percentiles(grey))
 
@@ -148,6 +148,8 @@ def _finished(grey: Grey, unit: NDArray[np.float64]) -> NDArray[np.float64]:
     if grey.inverted:
         unit = 1 - unit
     unit = np.where(grey.valid, unit, 0)
+    if all(grey.ends) and unit[0] != unit[-1]:
+        return unit  # two greys are seen, without counting pixels
     seen = unit[grey.counted]
     if seen.min() == seen.max():
         raise Fault(DegenerateImageError, "show something", "all of it has one grey under its policy")
@@ -173,8 +175,8 @@ def _percentiles(grey: Grey) -> NDArray[np.float64]:
     of two greys, the whole range is taken.
     """
     values = -grey.values if grey.inverted else grey.values
-    here = values[grey.counted]
-    counts = grey.levels.counts[grey.counted]
+    counted = grey.counted
+    here, counts = values[counted], grey.levels.counts[counted]
     front = here > here.min()
     low, high = float(here.min()), float(here.max())
     if front.any():

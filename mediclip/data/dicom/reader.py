@@ -18,6 +18,7 @@ from mediclip.data.dicom.policy import shown
 from mediclip.data.dicom.region import Box, box_of
 from mediclip.data.dicom.tables import palette
 from mediclip.data.dicom.values import grey_values
+from mediclip.data.raster import Grey
 from mediclip.errors import DegenerateImageError, SettingsError
 
 
@@ -49,6 +50,24 @@ def read_dicom(path: Path, *, name: str, frame: int = 0) -> NDArray[np.float32]:
         SettingsError: If there is no such frame.
         ImageError: If the file cannot be opened.
     """
+    return _unit(read_grey(path, name=name, frame=frame))
+
+
+def read_grey(path: Path, *, name: str, frame: int = 0) -> Grey:
+    """Read one frame as :func:`read_dicom`, without making floats of an image of 8 bits.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        frame: Which frame, from 0.
+
+    Returns:
+        ``(H, W)``: uint8 in [0, 255] where all greys are among these, else float32 in [0, 1].
+
+    Raises:
+        ImageError: As :func:`read_dicom`.
+        SettingsError: If there is no such frame.
+    """
     with named(name), parsed(path, name=name) as file:
         header = header_of(file)
         _check_frame(frame, header, name)
@@ -71,7 +90,7 @@ def iter_frames(path: Path, *, name: str) -> Iterator[NDArray[np.float32]]:
     with named(name), parsed(path, name=name) as file:
         header = header_of(file)
         for frame in range(header.frames):
-            yield _shown_frame(file, header, frame)
+            yield _unit(_shown_frame(file, header, frame))
 
 
 def read_stored(path: Path, *, name: str, frame: int = 0) -> NDArray[Any]:
@@ -121,7 +140,13 @@ def _check_frame(frame: int, header: Header, name: str) -> None:
         raise SettingsError(message)
 
 
-def _shown_frame(file: Parsed, header: Header, frame: int) -> NDArray[np.float32]:
+def _unit(grey: Grey) -> NDArray[np.float32]:
+    """Scale 8 bits to [0, 1]."""
+    scale = np.float32(255) if grey.dtype == np.uint8 else np.float32(1)
+    return (grey / scale).astype(np.float32, copy=False)
+
+
+def _shown_frame(file: Parsed, header: Header, frame: int) -> Grey:
     stored, photometric = stored_values(file, header, frame)
     if (box := box_of(file.header, header)) is not None:
         top, left, height, width = box
@@ -131,20 +156,26 @@ def _shown_frame(file: Parsed, header: Header, frame: int) -> NDArray[np.float32
     if stored.ndim == 3:
         return _luma(stored, photometric, header)
     levels = Levels.of(stored)
-    return levels.spread(shown(grey_values(levels, file.header, header, frame), header))
+    return levels.greys(shown(grey_values(levels, file.header, header, frame), header))
 
 
-def _luma(stored: NDArray[Any], photometric: str, header: Header) -> NDArray[np.float32]:
+def _luma(stored: NDArray[Any], photometric: str, header: Header) -> Grey:
     """Turn colour into grey (ITU-R BT.601)."""
+    grey: Grey
     if stored.dtype == np.uint8:
-        eight: NDArray[np.uint8] = stored[..., 0]
+        grey = np.ascontiguousarray(stored[..., 0])
         if not photometric.startswith("YBR"):
-            eight = np.asarray(Image.fromarray(np.ascontiguousarray(stored)).convert("L"))
-        grey = eight.astype(np.float32) / np.float32(255)
+            grey = np.asarray(Image.fromarray(np.ascontiguousarray(stored)).convert("L"))
     else:
         top = 2**header.bits - 1
         weights = [1, 0, 0] if photometric.startswith("YBR") else [0.299, 0.587, 0.114]
-        grey = np.clip(stored / top @ np.array(weights), 0, 1).astype(np.float32)
+        grey = _in_bytes(np.clip(stored / top @ np.array(weights), 0, 1).astype(np.float32))
     if grey.min() == grey.max():
         raise Fault(DegenerateImageError, "show something", "all of it has one grey")
     return grey
+
+
+def _in_bytes(image: NDArray[np.float32]) -> Grey:
+    """Go to 8 bits where these hold all greys of the image."""
+    eight = np.rint(image * np.float32(255)).astype(np.uint8)
+    return eight if np.array_equal(eight / np.float32(255), image) else image

@@ -1,12 +1,16 @@
 """RLE Lossless (PS3.5 annex G), with the size of the result known before it grows."""
 
 import struct
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mediclip.data.dicom.faults import Fault
 from mediclip.errors import DecodeError, TruncatedError
+
+# A run has at most 128 bytes, so that this many pass the size of an image by 32 KiB at most.
+_RUNS_AT_ONCE: Final = 256
 
 
 def decode_rle(data: bytes, rows: int, columns: int, samples: int, depth: int) -> NDArray[np.unsignedinteger]:
@@ -35,26 +39,31 @@ def decode_rle(data: bytes, rows: int, columns: int, samples: int, depth: int) -
     for i, (start, end) in enumerate(zip(offsets, ends, strict=False)):
         # The most significant byte of a value comes first (G.2).
         plane = _unpack(data[start:end], rows * columns)
-        planes[i // depth, :, i % depth] = np.frombuffer(plane, dtype=np.uint8)
-    values = planes.view(f">u{depth}")[..., 0].astype(f"=u{depth}")
+        planes[i // depth, :, depth - 1 - i % depth] = np.frombuffer(plane, np.uint8, rows * columns)
+    values = planes.view(f"<u{depth}")[..., 0].astype(f"=u{depth}", copy=False)
     if samples == 1:
         return values.reshape(rows, columns)
     return np.ascontiguousarray(values.T).reshape(rows, columns, samples)
 
 
 def _unpack(segment: bytes, size: int) -> bytearray:
-    """Unpack the runs of one segment (G.3.2) until there are ``size`` bytes; what follows is padding."""
+    """Unpack the runs of one segment (G.3.2) until there are ``size`` bytes, or a few more."""
     out = bytearray()
-    at, end = 0, len(segment)
-    while len(out) < size and at < end:
-        run = segment[at]
-        if run < 128:
-            out += segment[at + 1 : at + 2 + run]
-            at += 2 + run
-        else:
-            if run > 128:
-                out += segment[at + 1 : at + 2] * (257 - run)
-            at += 2 if run > 128 else 1
+    at = 0
+    try:
+        while len(out) < size:
+            for _ in range(_RUNS_AT_ONCE):
+                run = segment[at] + 1
+                if run < 129:
+                    at += run + 1
+                    out += segment[at - run : at]
+                elif run > 129:
+                    at += 2
+                    out += segment[at - 1 : at] * (258 - run)
+                else:
+                    at += 1
+    except IndexError:  # the segment has ended
+        pass
     if len(out) < size:
         raise Fault(TruncatedError, "hold all of its pixels", "it ends before", "copy it again")
-    return out[:size]
+    return out

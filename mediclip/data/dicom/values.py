@@ -46,6 +46,11 @@ class Grey:
         """``(n,)`` which levels are valid and there."""
         return self.valid & (self.levels.counts > 0)
 
+    @property
+    def ends(self) -> tuple[bool, bool]:
+        """Whether the lowest and the highest level, which are always there, are valid."""
+        return bool(self.valid[0]), bool(self.valid[-1])
+
 
 def grey_values(levels: Levels, dataset: Dataset, header: Header, frame: int) -> Grey:
     """Give the levels of a frame their meaning.

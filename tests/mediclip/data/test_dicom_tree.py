@@ -153,10 +153,10 @@ def test_what_is_no_image_is_left_out_and_counted(write_file: Write):
         "no pixels": 2,
         "invalid header": 1,
         "not DICOM": 1,
-        "not readable": 1,
         "radiotherapy object": 1,
         "segmentation or registration": 1,
         "structured report": 1,
+        "truncated header": 1,
     }
     assert open_dataset(tree).left_out == scan.left_out
 

@@ -140,3 +140,24 @@ def test_a_normal_folder_needs_an_image(tmp_path: Path):
         ManifestError, match=r"'normal' folder of 's' must hold at least one PNG or JPEG image"
     ):
         open_dataset(tmp_path, "s")
+
+
+def test_a_link_inside_the_folder_is_an_image_and_one_that_leads_out_is_refused(plain_set: Path):
+    outside = plain_set.parent / "other.png"
+    outside.write_bytes((plain_set / "normal/n0.png").read_bytes())
+    (plain_set / "normal/link.png").symlink_to(plain_set / "normal/n0.png")
+    assert len(open_dataset(plain_set).train) == 3
+    for target in (outside, plain_set / "normal/loop.png"):
+        (plain_set / "normal/loop.png").symlink_to(target)
+        with pytest.raises(
+            ManifestError, match=r"^The folder 'normal' must hold images, but 1 of its files are"
+        ):
+            open_dataset(plain_set)
+        (plain_set / "normal/loop.png").unlink()
+
+
+def test_a_folder_may_itself_be_a_link_to_another_disk(plain_set: Path, tmp_path: Path):
+    (plain_set / "normal").rename(tmp_path / "disk")
+    (plain_set / "normal").symlink_to(tmp_path / "disk", target_is_directory=True)
+    (tmp_path / "disk/again.png").symlink_to(tmp_path / "disk/n0.png")
+    assert len(open_dataset(plain_set).train) == 3

@@ -37,7 +37,7 @@ VALUES = st.one_of(
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=300)
 @given(keyword=st.sampled_from(KEYWORDS), value=VALUES, implicit=st.booleans(), little=st.booleans())
 def test_what_is_read_directly_is_what_pydicom_reads(
     *, keyword: str, value: bytes, implicit: bool, little: bool

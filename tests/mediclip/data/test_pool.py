@@ -10,16 +10,32 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
 
-from mediclip.data.dicom import read_dicom
-from mediclip.data.dicom.pool import DecoderPool
+from mediclip.data import formats
+from mediclip.data.pool import DecoderPool
 from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.samples import Sample
-from mediclip.errors import DecodeError, InvalidHeaderError, NotDicomError, SettingsError
+from mediclip.errors import DecodeError, InvalidHeaderError, MaskError, NotDicomError, SettingsError
+from tests.mediclip.data.dicom.conftest import as_bytes, dataset
 
 Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Write a DICOM image of given attributes, or bytes as they are."""
+
+    def make(pixels: np.ndarray | bytes | None = None, **attributes: object) -> Path:
+        path = tmp_path / "scan.dcm"
+        path.write_bytes(pixels if isinstance(pixels, bytes) else as_bytes(dataset(pixels, **attributes)))
+        return path
+
+    return make
 
 
 @pytest.fixture
@@ -32,8 +48,58 @@ def pool() -> Iterator[DecoderPool]:
 def test_pictures_are_the_same_and_one_process_serves_many_files(pool: DecoderPool, write: Write):
     path = write(Modality="MR")
     for _ in range(3):
-        np.testing.assert_array_equal(pool.read(path, name="image 0"), read_dicom(path, name="image 0"))
+        expected = formats.read_image(path, name="image 0")
+        np.testing.assert_array_equal(pool.read(path, name="image 0"), expected)
     assert len(pool._idle) == 1
+
+
+def saved(path: Path, *, depth: type[np.unsignedinteger]) -> Path:
+    levels = np.arange(12 * 9, dtype=depth).reshape(12, 9) * depth(2)
+    if path.suffix == ".gz":
+        nibabel.save(nibabel.Nifti1Image(levels[..., None].astype(np.int16), np.eye(4)), path)
+    else:
+        Image.fromarray(levels).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.nii.gz"])
+def test_every_format_is_opened_in_a_worker_and_gives_what_it_gives_here(
+    pool: DecoderPool, tmp_path: Path, name: str
+):
+    for depth in (np.uint8, np.uint16):
+        if depth is np.uint16 and name == "a.jpg":
+            continue
+        path = saved(tmp_path / name, depth=depth)
+        for here, there in ((formats.read_image, pool.read), (formats.read_mask, pool.read_mask)):
+            expected, found = here(path, name="image 0"), there(path, name="image 0")
+            np.testing.assert_array_equal(found, expected, strict=True)
+        assert pool.read_shape(path, name="image 0") == formats.read_shape(path, name="image 0")
+        assert pool.read_box(path, name="image 0") is None
+
+
+def test_what_ultrasound_is_cut_to_comes_back(pool: DecoderPool, write: Write):
+    region = Dataset()
+    region.RegionSpatialFormat = region.RegionDataType = 1
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 3, 0
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 12, 8
+    path = write(
+        np.arange(200, dtype=np.uint8).reshape(10, 20), Modality="US", SequenceOfUltrasoundRegions=[region]
+    )
+    assert pool.read_box(path, name="image 0") == (0, 3, 9, 10) == formats.read_box(path, name="image 0")
+    assert pool.read(path, name="image 0").shape == (9, 10)
+    assert pool.read_shape(path, name="image 0") == (10, 20)
+
+
+def test_a_mask_has_its_own_error(pool: DecoderPool, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"none")
+    with pytest.raises(MaskError, match=r"^Cannot use the mask of image 3: it must be a PNG, "):
+        pool.read_mask(tmp_path / "a.png", name="the mask of image 3")
+    pool.read_shape(saved(tmp_path / "b.png", depth=np.uint8), name="image 0")
+    worker = pool._idle[0]._process
+    os.kill(worker.pid, signal.SIGSTOP)
+    threading.Timer(0.2, os.kill, (worker.pid, signal.SIGKILL)).start()
+    with pytest.raises(MaskError, match=r"but its decoder crashed; convert it"):
+        pool.read_mask(tmp_path / "b.png", name="the mask of image 3")
 
 
 def test_faults_come_back_as_what_they_are(pool: DecoderPool, write: Write):
@@ -73,6 +139,16 @@ def test_a_worker_that_crashes_is_replaced(pool: DecoderPool, write: Write):
     assert pool.read(path, name="image 0").shape == (3, 4)
 
 
+def test_a_worker_that_died_while_it_was_idle_is_replaced_unnoticed(pool: DecoderPool, write: Write):
+    path = write(Modality="MR")
+    pool.read(path, name="image 0")
+    dead = pool._idle[0]._process
+    dead.kill()
+    dead.wait()
+    assert pool.read(path, name="image 0").shape == (3, 4)
+    assert pool._idle[0]._process.pid != dead.pid
+
+
 def test_a_worker_has_a_limit_of_memory_and_leaves_no_core_file(pool: DecoderPool, write: Write):
     pool.read(write(Modality="MR"), name="image 0")
     limits = Path(f"/proc/{pool._idle[0]._process.pid}/limits").read_text()
@@ -84,7 +160,7 @@ def test_a_worker_has_a_limit_of_memory_and_leaves_no_core_file(pool: DecoderPoo
 def test_threads_share_a_pool(write: Write):
     pool = DecoderPool(workers=2)
     path = write(Modality="MR")
-    expected = read_dicom(path, name="image 0")
+    expected = formats.read_image(path, name="image 0")
     with ThreadPoolExecutor(6) as threads:
         for image in threads.map(lambda _: pool.read(path, name="image 0"), range(30)):
             np.testing.assert_array_equal(image, expected)
@@ -103,7 +179,7 @@ def test_many_images_are_read_in_workers_and_give_what_one_by_one_gives(write: W
 
 def test_no_worker_outlives_its_program(write: Write):
     code = (
-        "import sys; from pathlib import Path; from mediclip.data.dicom.pool import shared_pool;"
+        "import sys; from pathlib import Path; from mediclip.data.pool import shared_pool;"
         "pool = shared_pool(); pool.read(Path(sys.argv[1]), name='x'); print(pool._idle[0]._process.pid)"
     )
     ran = subprocess.run(
