@@ -41,6 +41,7 @@ _CHECKED: Final = "client/"
 _LARGEST_FILE: Final = 2**20
 _EXIT: Final = re.compile(r"Exit Code: (\d+)")
 _API_CODE: Final = re.compile(r"\[code: (\d+)\]")
+_NODE: Final = re.compile(r"SuperNode ID: (\d+)")
 _KEY_KNOWN, _KEY_UNKNOWN = 2003, 2004  # what Flower answers to an activation with an interval of zero
 
 
@@ -213,27 +214,16 @@ def probe_key(superlink: str, certificate: Path, key: Path) -> KeyState:
         ``refused`` where the signature or its time is not accepted.
     """
     import httpx  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key  # noqa: PLC0415
     from flwr.proto.fleet_pb2 import ActivateNodeRequest  # noqa: PLC0415
     from flwr.supercore.error import FlowerError  # noqa: PLC0415
-    from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: PLC0415
-    from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: PLC0415
-    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor  # noqa: PLC0415
 
-    private = load_ssh_private_key(key.read_bytes(), None)
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
+    connection = _fleet(superlink, certificate, key)
+    if connection is None:
         return "refused"
-    public = private.public_key()
-    request = ActivateNodeRequest(public_key=public_key_to_bytes(public), heartbeat_interval=0)
+    fleet, public = connection
     try:
-        with FleetHttpClient.from_server_address(
-            superlink,
-            insecure=False,
-            root_certificates=certificate.read_bytes(),
-            interceptors=[NodeAuthHttpInterceptor(private, public)],
-        ) as fleet:
-            fleet.ActivateNode(request)
+        with fleet:
+            fleet.ActivateNode(ActivateNodeRequest(public_key=public, heartbeat_interval=0))
     except httpx.HTTPStatusError as error:
         answer = FlowerError.from_json(error.response.text)
         code = None if answer is None else int(answer.code)
@@ -241,6 +231,56 @@ def probe_key(superlink: str, certificate: Path, key: Path) -> KeyState:
     except (httpx.HTTPError, OSError):
         return "unreachable"
     return "refused"  # an interval of zero was taken: this is no Flower that we know
+
+
+def sign_off(superlink: str, certificate: Path, key: Path, log: str) -> bool:
+    """Tell the coordinator that a SuperNode that ended without a word is gone.
+
+    Until its heartbeat expires, about a minute, the coordinator counts on it and turns the next one away.
+
+    Args:
+        superlink: ``host:port`` of the coordinator.
+        certificate: Certificate of the coordinator's authority.
+        key: The node's private key.
+        log: What the SuperNode wrote since its start.
+
+    Returns:
+        Whether the coordinator took note; not if it knew already, or cannot be reached.
+    """
+    import httpx  # noqa: PLC0415
+    from flwr.proto.fleet_pb2 import DeactivateNodeRequest  # noqa: PLC0415
+
+    nodes = _NODE.findall(log)
+    connection = _fleet(superlink, certificate, key) if nodes else None
+    if connection is None:
+        return False
+    try:
+        with connection[0] as fleet:
+            fleet.DeactivateNode(DeactivateNodeRequest(node_id=int(nodes[-1])))
+    except (httpx.HTTPError, OSError):
+        return False
+    return True
+
+
+def _fleet(superlink: str, certificate: Path, key: Path) -> tuple[Any, bytes] | None:
+    """Make a client of the coordinator's fleet API with the public key that it signs for."""
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key  # noqa: PLC0415
+    from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: PLC0415
+    from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: PLC0415
+    from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor  # noqa: PLC0415
+
+    private = load_ssh_private_key(key.read_bytes(), None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey):
+        return None
+    public = private.public_key()
+    client = FleetHttpClient.from_server_address(
+        superlink,
+        insecure=False,
+        root_certificates=certificate.read_bytes(),
+        interceptors=[NodeAuthHttpInterceptor(private, public)],
+    )
+    return client, public_key_to_bytes(public)
 
 
 ACTIVATION_FAILED: Final = _KEY_UNKNOWN

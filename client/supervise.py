@@ -3,7 +3,8 @@
 What ends is started again after a pause that grows while it keeps ending. What was seen with Flower:
 
 - The SuperNode was killed: the coordinator counts the old connection until its heartbeat expires, about a
-  minute, and turns the new one away (exit code 305, answer 2004). It is tried again until it is in.
+  minute, and turns the new one away (exit code 305, answer 2004). The old one is signed off; where that was
+  not possible, as after a power failure, the new one is tried again until it is in.
 - The coordinator is away: the SuperNode itself tries again without end, and if it ends, it is started again.
 - The key is not known: it is tried again too, seldom, because a coordinator may register it later.
 - The daemon was killed: it is started at once. A round in work is asked again by the ClientApp and answered.
@@ -195,10 +196,12 @@ class Supervisor:
             self._status.unlink(missing_ok=True)
 
     def _why(self, status: int, written: str) -> str:
+        settings = self._kit.settings
+        flower.sign_off(settings.superlink, self._kit.certificate, self._kit.key, written)
         code, answer = flower.exit_codes(written)
         if code != flower.CONNECTION_ERROR:
             return f"exit status {status}" if code is None else f"Flower's exit code {code}"
-        known = flower.probe_key(self._kit.settings.superlink, self._kit.certificate, self._kit.key)
+        known = flower.probe_key(settings.superlink, self._kit.certificate, self._kit.key)
         if known == "accepted" and answer == flower.ACTIVATION_FAILED:
             return "the coordinator still counts the connection before, up to a minute"
         return {

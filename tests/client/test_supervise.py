@@ -157,9 +157,15 @@ def test_a_killed_supernode_is_tried_again_until_the_coordinator_lets_it_in(link
     kit = make_kit(tmp_path, superlink=link.superlink)
     shutil.copy2(link.folder / "ca.crt", kit.certificate)
     link.register(kit)
-    with started(kit):
+    with started(kit) as process:
         wait_until(lambda: link.statuses() == ["online"], 60)
+        # Alone it is signed off, and in again without anybody's heartbeat expiring.
         os.kill(programs(kit)["supernode"]["pid"], signal.SIGKILL)
+        wait_until(lambda: whole_log(kit).count("SuperNode ID") == 2, 40)
+        assert link.statuses() == ["online"]
+        process.kill()  # the whole site loses its power
+        os.kill(programs(kit)["supernode"]["pid"], signal.SIGKILL)
+    with started(kit):
         # Turned away while its old connection counts: told so, and tried again.
         wait_until(lambda: "counts the connection before" in programs(kit)["supernode"]["note"], 30)
         tried = programs(kit)["supernode"]["starts"]
@@ -172,7 +178,11 @@ def test_a_killed_supernode_is_tried_again_until_the_coordinator_lets_it_in(link
 
 def latest(kit):
     """Give what the SuperNode wrote since its last start."""
-    return (kit.state / "supernode.log").read_text().rpartition("Starting Flower SuperNode")[2]
+    return whole_log(kit).rpartition("Starting Flower SuperNode")[2]
+
+
+def whole_log(kit):
+    return (kit.state / "supernode.log").read_text()
 
 
 @pytest.mark.slow
