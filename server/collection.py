@@ -127,8 +127,8 @@ class Collector:
         if self.settings.strategy == "fedprox":
             config["proximal-mu"] = self.settings.proximal_mu
         content = RecordDict({ARRAYS: to_record(current), CONFIG: config})
-        ttl = self.settings.round_timeout_s
-        return [Message(content, node, MessageType.TRAIN, ttl=ttl) for node in nodes]
+        ttl, group = self.settings.round_timeout_s, str(number)  # the group is named in a SuperNode's log
+        return [Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=group) for node in nodes]
 
 
 def to_record(tensors: Trainables) -> ArrayRecord:

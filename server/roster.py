@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from mediclip.protocol import CONFIG, PRESENT_KEYS, ROLL_CALL, SENTENCES, error_word
+from server.stream import ReplyStream
 
 NO_ANSWER: Final = "no-answer"
 _LONGEST_NAME: Final = 64
@@ -54,13 +55,11 @@ class Roster:
         questions = [Message(content, node, kind, ttl=timeout_s) for node in sorted(online - self._asked)]
         if not questions:
             return
-        replies = grid.send_and_receive(questions, timeout=timeout_s)
+        stream = ReplyStream(grid, timeout_s)
+        stream.push(questions)
         waiting = {q.metadata.dst_node_id: registered[q.metadata.dst_node_id] for q in questions}
         self.refused |= {_label(node, name): NO_ANSWER for node, name in waiting.items()}
-        for reply in sorted(replies, key=lambda reply: reply.metadata.src_node_id):
-            node = reply.metadata.src_node_id
-            if node not in waiting:
-                continue  # the SuperLink's own word that a node is away
+        for node, reply in sorted(stream, key=lambda answer: answer[0]):
             self._asked.add(node)
             label = _label(node, waiting[node])
             self.refused.pop(label, None)

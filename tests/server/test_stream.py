@@ -69,19 +69,77 @@ def test_a_reply_that_was_dealt_with_is_not_kept(make):
     assert most <= 4
 
 
-def test_a_node_that_is_away_and_a_second_reply_are_not_heard(make):
+def as_the_superlink_says_that_it_is_away(reply):
+    reply.metadata.__dict__["_src_node_id"] = 1
+
+
+def test_a_node_that_stays_away_and_a_second_reply_are_not_heard(make):
     class Away(InProcessGrid):
         def pull_messages(self, message_ids):
             replies = super().pull_messages(message_ids)
             for reply in replies:
                 if reply.metadata.src_node_id == 3:
-                    reply.metadata.__dict__["_src_node_id"] = 1  # as the SuperLink says that a node is away
+                    as_the_superlink_says_that_it_is_away(reply)
             return [*replies, *replies]
 
+        def get_nodes(self):
+            return [node for node in super().get_nodes() if node.node_id != 3]
+
     grid = make(echo, ["a", "b", "c"], Away)
-    stream = ReplyStream(grid, 10.0)
+    stream = ReplyStream(grid, 30.0, away_s=0.3)
     stream.push(questions(grid))
+    started = time.monotonic()
     assert sorted(node for node, _ in stream) == [2, 4]
+    assert 0.3 <= time.monotonic() - started < 20.0  # and not the whole wait
+
+
+class Restarting(InProcessGrid):
+    """Node 3 loses the first question that it gets, and its connection begins anew."""
+
+    lost = None
+    asked: list
+
+    def push_messages(self, messages):
+        self.asked = [*getattr(self, "asked", []), *(m.metadata.dst_node_id for m in messages)]
+        return super().push_messages(messages)
+
+    def get_nodes(self):
+        nodes = list(super().get_nodes())
+        for node in nodes:
+            node.last_activated_at = "later" if node.node_id == 3 and self.lost else "at first"
+        return nodes
+
+
+def test_a_node_that_was_away_is_asked_again_when_it_is_back(make):
+    class Seen(Restarting):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            for reply in replies:
+                if reply.metadata.src_node_id == 3 and not self.lost:
+                    self.lost = True
+                    as_the_superlink_says_that_it_is_away(reply)
+            return replies
+
+    grid = make(echo, ["a", "b", "c"], Seen)
+    stream = ReplyStream(grid, 30.0)
+    stream.push(questions(grid))
+    assert sorted(node for node, _ in stream) == [2, 3, 4]
+    assert grid.asked == [2, 3, 4, 3]
+
+
+def test_a_node_that_was_away_unnoticed_is_asked_again(make):
+    class Unseen(Restarting):
+        def pull_messages(self, message_ids):
+            replies = super().pull_messages(message_ids)
+            kept = [r for r in replies if r.metadata.src_node_id != 3 or self.lost]
+            self.lost = self.lost or len(kept) < len(replies)
+            return kept
+
+    grid = make(echo, ["a", "b", "c"], Unseen)
+    stream = ReplyStream(grid, 30.0, look_s=0.2)
+    stream.push(questions(grid))
+    assert sorted(node for node, _ in stream) == [2, 3, 4]
+    assert grid.asked == [2, 3, 4, 3]
 
 
 def test_a_message_that_could_not_be_sent_is_not_waited_for(make):
