@@ -41,3 +41,17 @@ def test_what_flower_complains_of_is_no_answer_and_lies_in_the_log(tmp_path):
     home = FlowerHome.open(tmp_path / "flower", "nowhere", f"127.0.0.1:{free_port()}")
     assert home.list_runs() == []
     assert "Connection" in (home.folder / "flwr.log").read_text()
+
+
+def test_flowers_programs_import_the_application_and_not_what_lies_where_the_command_was_given(
+    tmp_path, monkeypatch
+):
+    for name in ("client", "server", "mediclip"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('another checkout')")
+    monkeypatch.chdir(tmp_path)
+    home = FlowerHome.open(tmp_path / "flower", "nowhere", f"127.0.0.1:{free_port()}")
+    code = "import client, server, mediclip; print(client.__file__, server.__file__)"
+    assert home.start("imports", sys.executable, "-c", code).wait(60) == 0
+    written = (home.folder / "imports.out").read_text()
+    assert written.split() == [str(home.root / name / "__init__.py") for name in ("client", "server")]
