@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any, Final, cast
 
 from mediclip.data.preprocess import Preprocess
+from mediclip.evaluation.duplicates import Fingerprint
 from mediclip.evaluation.predict import Prediction, Summary, predict, predict_cases, summarise
 from mediclip.evaluation.prediction import Metrics
 from mediclip.reports.comparison_report import ALL_SITES, MethodResult, RoundCurve, write_comparison_page
@@ -94,7 +95,7 @@ def _mean(parts: Sequence[Metrics]) -> Metrics:
 
 
 def _predict_set(
-    experiment: Experiment, trained: Trained, set_name: str, known: Collection[str], on_phase: OnPhase
+    experiment: Experiment, trained: Trained, set_name: str, known: Collection[Fingerprint], on_phase: OnPhase
 ) -> dict[str, Prediction]:
     scenario = experiment.scenario
     preprocess = Preprocess(experiment.recipe.image_size)
@@ -104,7 +105,7 @@ def _predict_set(
         networks,
         scenario.datasets[set_name].test,
         preprocess,
-        support_digests=known,
+        support=known,
         on_batch=lambda done, total: on_phase(f"testing on {set_name}", done, total, ""),
     )
 

@@ -24,7 +24,7 @@ from mediclip.config import Recipe
 from mediclip.data.preprocess import Preprocess, iter_images, load_images
 from mediclip.data.samples import has_masks
 from mediclip.errors import CheckpointError, SettingsError
-from mediclip.evaluation.duplicates import image_digest
+from mediclip.evaluation.duplicates import Fingerprint, fingerprint
 from mediclip.model.backbone import Backbone, load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Trainables, initial_trainables
@@ -147,25 +147,25 @@ class Experiment:
             )
             raise CheckpointError(message)
 
-    def check_scans(self, on_phase: OnPhase) -> frozenset[str]:
+    def check_scans(self, on_phase: OnPhase) -> tuple[Fingerprint, ...]:
         """Read every scan and mask of every set once, so that a bad one is found before hours of training.
 
         Args:
             on_phase: Told of the phase, things done and in all, and a note.
 
         Returns:
-            The digests of all training images.
+            The fingerprints of all training images.
 
         Raises:
             ImageError: If an image cannot be used.
             MaskError: If a set has masks and one is missing or cannot be used.
         """
         preprocess = Preprocess(self.recipe.image_size)
-        known: set[str] = set()
+        known: list[Fingerprint] = []
         for name, dataset in self.scenario.datasets.items():
             done, total = 0, len(dataset.train) + len(dataset.test)
             for images in iter_images(dataset.train, preprocess, _READ_AT_ONCE):
-                known.update(image_digest(image) for image in images)
+                known.extend(fingerprint(image) for image in images)
                 done += len(images)
                 on_phase(f"reading {name}", done, total, "")
             with_masks = has_masks(dataset.test)
@@ -175,7 +175,7 @@ class Experiment:
                     preprocess.load_mask(sample)
                 done += len(images)
                 on_phase(f"reading {name}", done, total, "")
-        return frozenset(known)
+        return tuple(known)
 
     def claim_folder(self) -> None:
         """Make the run's folder and write into it whose it is, after :meth:`check_folder`."""

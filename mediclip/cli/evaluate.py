@@ -27,7 +27,7 @@ def evaluate(
     from mediclip.data.manifest import open_dataset
     from mediclip.data.preprocess import load_images
     from mediclip.errors import ManifestError
-    from mediclip.evaluation.duplicates import image_digest
+    from mediclip.evaluation.duplicates import fingerprint
     from mediclip.evaluation.predict import predict, predict_cases, summarise
     from mediclip.reports.evaluation_report import write_evaluation_page
     from mediclip.reports.figures import display_range, overlay
@@ -41,10 +41,10 @@ def evaluate(
             f"The set {dataset.name!r} must have test images. It has none; add abnormal/ or a test list."
         )
         raise ManifestError(message)
-    known = [image_digest(image) for image in load_images(dataset.train, preprocess)]
+    known = [fingerprint(image) for image in load_images(dataset.train, preprocess)]
     with console.progress("Scoring", quiet=as_json) as bar:
         (prediction,) = predict(
-            {"detector": network}, dataset.test, preprocess, support_digests=known, on_batch=bar
+            {"detector": network}, dataset.test, preprocess, support=known, on_batch=bar
         ).values()
     summary = summarise(prediction, seed=int(facts.get("seed", 0)))
     groups = predict_cases({"detector": network}, dataset.test, preprocess, prediction)

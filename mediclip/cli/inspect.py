@@ -56,7 +56,7 @@ def _look(dataset: "Dataset", *, quiet: bool) -> tuple[dict[str, Any], list[str]
     from mediclip.data.manifest import has_masks
     from mediclip.data.preprocess import Preprocess
     from mediclip.errors import DataError
-    from mediclip.evaluation.duplicates import CopyFilter, image_digest
+    from mediclip.evaluation.duplicates import CopyFilter, fingerprint
 
     preprocess = Preprocess()
     samples = [*dataset.train, *dataset.test]
@@ -69,7 +69,7 @@ def _look(dataset: "Dataset", *, quiet: bool) -> tuple[dict[str, Any], list[str]
         for done, sample in enumerate(samples, start=1):
             try:
                 height, width = read_shape(sample.image, name=sample.title)
-                if not filter_.is_new(image_digest(preprocess.load_image(sample))):
+                if not filter_.is_new(fingerprint(preprocess.load_image(sample))):
                     copies.append(sample.title)
                 if masked and sample.split == "test":
                     preprocess.load_mask(sample)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mediclip.data.preprocess import Preprocess, iter_images
 from mediclip.data.samples import Sample, has_masks
 from mediclip.evaluation.cases import Case, CaseGroup, choose_cases, positions_of
-from mediclip.evaluation.duplicates import CopyFilter, image_digest
+from mediclip.evaluation.duplicates import CopyFilter, Fingerprint, fingerprint
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.evaluation.prediction import Prediction, Summary, pool, summarise
 from mediclip.model.anomaly_map import image_score
@@ -28,7 +28,7 @@ def predict(
     *,
     batch_size: int = 16,
     keep_maps: Collection[int] = (),
-    support_digests: Iterable[str] = (),
+    support: Iterable[Fingerprint] = (),
     on_batch: Callable[[int, int], None] | None = None,
 ) -> dict[str, Prediction]:
     """Score images with one or more detectors.
@@ -41,8 +41,8 @@ def predict(
         preprocess: The one that the detectors were trained with.
         batch_size: Images encoded at a time, at least 1.
         keep_maps: Indexes of the samples whose maps are returned.
-        support_digests: :func:`image_digest` of the images that any of the detectors was trained on; equal
-            test images are marked as not unique.
+        support: Fingerprints of the images that any of the detectors was trained on; test images that are
+            copies or near-copies of one are marked as not unique.
         on_batch: Told after each batch how many images are done and how many there are.
 
     Returns:
@@ -58,7 +58,7 @@ def predict(
     groups: dict[tuple[int, tuple[int, ...]], list[str]] = defaultdict(list)
     for name, network in networks.items():
         groups[id(network.backbone), network.taps].append(name)
-    copies = CopyFilter(support_digests)
+    copies = CopyFilter(support)
     unique: list[bool] = []
     for images in iter_images(samples, preprocess, batch_size):
         batch = _Batch.following(len(unique), images, samples, copies)
@@ -97,7 +97,7 @@ class _Batch:
     def following(
         cls, start: int, images: NDArray[np.float32], samples: Sequence[Sample], copies: CopyFilter
     ) -> "_Batch":
-        unique = np.array([copies.is_new(image_digest(image)) for image in images], dtype=np.bool_)
+        unique = np.array([copies.is_new(fingerprint(image)) for image in images], dtype=np.bool_)
         return cls(samples[start : start + len(images)], unique)
 
 

@@ -48,7 +48,7 @@ class Prediction:
     Attributes:
         scores: ``(N,)`` float64 in [0, 1].
         labels: ``(N,)`` bool, True for abnormal.
-        unique: ``(N,)`` bool, False for a copy of an earlier test image or of a support image.
+        unique: ``(N,)`` bool, False for a copy or near-copy of an earlier test image or of a support image.
         pixel: Pixels of all images whose truth is known, or None where the set has no masks.
         unique_pixel: The same for the unique images alone.
         maps: ``(S, S)`` float32 maps in [0, 1] by sample index, of the images that were asked for.

@@ -182,7 +182,8 @@ class _Grid:
             columns=["", *pooled, "what it says"],
             rows=[*plain, *rest, *counts],
             legend=(
-                "Copies are scans whose pixels equal an earlier test scan or a support scan of any site. A "
+                "Copies are scans that show an earlier test scan or a training scan of any site once more, "
+                "with equal pixels or nearly so (compressed, scaled, brightened or cut). A "
                 "dash means that the metric is undefined here: pixel metrics need masks, the others both "
                 "classes."
             ),

@@ -115,7 +115,8 @@ def _table(summary: Summary, n_copies: int) -> Table:
         columns=["", "all scans", "without copies", "what it says"],
         rows=rows,
         legend=(
-            "Copies are scans whose pixels equal an earlier test scan or one that a detector was trained on: "
+            "Copies are scans that show an earlier test scan, or one that a detector was trained on, once "
+            "more, with equal pixels or nearly so (compressed, scaled, brightened or cut): "
             f"{n_copies} here. Ranges cover 95 % of bootstrap draws of test scans, each class from itself; "
             "they do not cover the chance in training. A dash means that the metric is undefined here: pixel "
             "metrics need masks, the others both classes."

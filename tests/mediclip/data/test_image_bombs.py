@@ -86,7 +86,7 @@ BOMBS: dict[str, tuple[str, str, Callable[[], bytes]]] = {
     "nifti far away": ("nii.gz", "TooLargeError", lambda: gzipped_zeros(2**28, nifti_head(offset=2.0**28))),
     "nifti beyond all": (
         "nii.gz",
-        "InvalidHeaderError",
+        "TooLargeError",
         lambda: gzipped_zeros(2**20, nifti_head(offset=1e30)),
     ),
     "nifti extension": (

@@ -11,7 +11,7 @@ from mediclip.config import load_recipe
 from mediclip.data.manifest import open_dataset
 from mediclip.data.preprocess import Preprocess
 from mediclip.errors import MaskError
-from mediclip.evaluation.duplicates import image_digest
+from mediclip.evaluation.duplicates import fingerprint
 from mediclip.evaluation.metrics import PixelMetrics
 from mediclip.evaluation.predict import predict, predict_cases, summarise
 from mediclip.model.backbone import load_backbone
@@ -123,9 +123,9 @@ def test_copies_and_support_images_are_left_out_of_the_second_count(folder, dete
     samples = open_dataset(folder).test
     normal = next(i for i, s in enumerate(samples) if s.label == 0)
     copy = next(i for i, s in enumerate(samples) if s.image.name == "9.png" and s.label == 1)
-    support = [image_digest(PREPROCESS.load_image(samples[normal]))]
+    support = [fingerprint(PREPROCESS.load_image(samples[normal]))]
     networks = {"one": detector(1)}
-    prediction = predict(networks, samples, PREPROCESS, batch_size=4, support_digests=support)["one"]
+    prediction = predict(networks, samples, PREPROCESS, batch_size=4, support=support)["one"]
     np.testing.assert_array_equal(np.flatnonzero(~prediction.unique), sorted([normal, copy]))
     rest = [s for i, s in enumerate(samples) if i not in {normal, copy}]
     alone = predict(networks, rest, PREPROCESS, batch_size=len(rest))["one"]
