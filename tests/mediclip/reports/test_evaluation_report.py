@@ -59,7 +59,7 @@ def test_the_first_sentence_puts_the_auroc_into_words(write):
 def test_all_metrics_stand_beside_those_without_copies(write):
     html = write([0, 0, 1, 1], [0.1, 0.35, 0.3, 0.4], masks=True)
     assert "without copies" in html
-    assert "one that a detector was trained on: 1 here" in html
+    assert "brightened or cut): 1 here." in html
     for name in ("Image AUROC", "Average precision", "Pixel AUROC", "AUPRO", "Best Dice"):
         assert name in html
     assert "mediclip evaluate --model m" in html
