@@ -9,6 +9,7 @@ import typer
 
 from mediclip.cli import console, options
 from simulation.methods import METHODS, parse_methods
+from simulation.paper.cli import paper
 
 if TYPE_CHECKING:
     from mediclip.config import Recipe
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Many sites on one machine: a demo, and comparisons on real scans."
 )
+
+app.command("paper")(paper)
 
 _DEMO_ORGANS = ("brain", "chest", "breast")
 _DEMO_SCANS = "scans"

@@ -51,10 +51,9 @@ def run_comparison(
     experiment.claim_folder()
     trained = experiment.train(resume=resume, on_phase=on_phase)
     predictions = {
-        name: _predict_set(experiment, trained, name, known, on_phase)
-        for name in experiment.scenario.datasets
+        name: predict_set(experiment, trained, name, known, on_phase) for name in experiment.scenario.datasets
     }
-    results = [result for name in predictions for result in _judge(experiment, name, predictions[name])]
+    results = [result for name in predictions for result in judge_set(experiment, name, predictions[name])]
     seconds = time.monotonic() - started
     document = _document(experiment, trained, results, seconds)
     out = experiment.settings.out
@@ -94,9 +93,21 @@ def _mean(parts: Sequence[Metrics]) -> Metrics:
     return cast("Metrics", means)
 
 
-def _predict_set(
+def predict_set(
     experiment: Experiment, trained: Trained, set_name: str, known: Collection[Fingerprint], on_phase: OnPhase
 ) -> dict[str, Prediction]:
+    """Test all networks of a set on its test images.
+
+    Args:
+        experiment: The comparison.
+        trained: Its networks.
+        set_name: The set.
+        known: Fingerprints of the training images of all sets.
+        on_phase: Told of the phase, things done and in all, and a note.
+
+    Returns:
+        Predictions by the network's name.
+    """
     scenario = experiment.scenario
     preprocess = Preprocess(experiment.recipe.image_size)
     names = network_names(scenario, set_name, experiment.settings.methods)
@@ -110,7 +121,10 @@ def _predict_set(
     )
 
 
-def _judge(experiment: Experiment, set_name: str, predictions: dict[str, Prediction]) -> list[MethodResult]:
+def judge_set(
+    experiment: Experiment, set_name: str, predictions: dict[str, Prediction]
+) -> list[MethodResult]:
+    """Sum up the predictions of a set by method and site, with the site ``"all"`` for the whole set."""
     seed = experiment.settings.seed
     summaries = {name: summarise(prediction, seed=seed) for name, prediction in predictions.items()}
     sites = experiment.scenario.sites_of(set_name)

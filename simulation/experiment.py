@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -96,16 +96,21 @@ class Trained:
 
 @dataclass
 class Experiment:
-    """One comparison: its scenario, recipe and settings, and the models that it trains."""
+    """One comparison: its scenario, recipe and settings, and the models that it trains.
+
+    The backbone that all sites share is loaded as the settings say, unless one is given that is loaded
+    already.
+    """
 
     scenario: Scenario
     recipe: Recipe
     settings: ExperimentSettings
+    loaded: InitVar[Backbone | None] = None
     backbone: Backbone = field(init=False)
 
-    def __post_init__(self) -> None:
-        """Load the backbone that all sites share, and check the taps before anything is written."""
-        self.backbone = load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
+    def __post_init__(self, loaded: Backbone | None) -> None:
+        """Load the backbone, and check the taps before anything is written."""
+        self.backbone = loaded or load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
         self._network()
 
     def check_folder(self, *, resume: bool) -> None:

@@ -22,6 +22,8 @@ def started_by(mark):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:  # ended meanwhile, or another user's
             continue
+        if "multiprocessing.resource_tracker" in command:
+            continue  # Python's own helper, which ends when the process that it tidies up after does
         if number != os.getpid() and f"{MARK}={mark}".encode() in environment:
             test = next((v[20:].decode() for v in environment if v.startswith(b"PYTEST_CURRENT_TEST=")), "")
             found[number] = f"{number} {command.strip()[:200]} (of {test or 'the test session'})"

@@ -107,6 +107,11 @@ def parse_taps(text: str | None) -> tuple[int, ...] | None:
         raise SettingsError(message) from error
 
 
+def split(text: str) -> tuple[str, ...]:
+    """Split an option with commas between its parts."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def command_line() -> str:
     """Give what was typed, to be stored beside results."""
     return shlex.join(["mediclip", *sys.argv[1:]])
