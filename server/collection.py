@@ -1,9 +1,9 @@
 """One round's questions and answers: every site is asked, and each answer is admitted, added and dropped."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
@@ -19,6 +19,8 @@ from server.roster import NO_ANSWER, Roster
 from server.settings import RunSettings
 from server.stream import ReplyStream
 
+NEWCOMERS_S: Final = 30.0
+"""How long a round in which enough sites take part waits for others to introduce themselves, in seconds."""
 _log = logging.getLogger("mediclip.server")
 
 
@@ -60,7 +62,18 @@ class Collected:
 
 @dataclass(frozen=True)
 class Collector:
-    """Asks the sites and admits what they answer."""
+    """Asks the sites and admits what they answer.
+
+    Attributes:
+        grid: Flower's connection to the sites.
+        settings: Of the run.
+        schema: The tensors that travel.
+        recipe: What the sites train with.
+        limits: Bounds on an update.
+        roster: Who takes part.
+        late: Sites that did not answer when they were asked last. One that hangs must not hold up every round
+            until the timeout: when all others have answered, it has once more the time that they took.
+    """
 
     grid: Grid
     settings: RunSettings
@@ -68,6 +81,7 @@ class Collector:
     recipe: Recipe
     limits: Limits
     roster: Roster
+    late: set[str] = field(default_factory=set)
 
     def collect(self, number: int, current: Trainables, round_: Round) -> Collected:
         """Ask every site, and those without an admitted update again while the quorum is missing.
@@ -87,7 +101,9 @@ class Collector:
                 self.roster.forget_refusals()
                 self.roster.gather(self.grid, self.settings.needed, self.settings.join_timeout_s)
             else:
-                self.roster.call(self.grid, self.settings.join_timeout_s)
+                is_enough = len(self.roster.sites) >= self.settings.needed
+                patience_s = NEWCOMERS_S if is_enough else self.settings.join_timeout_s
+                self.roster.call(self.grid, min(patience_s, self.settings.join_timeout_s))
             self._ask(number, current, round_, collected)
             if len(collected.receipts) >= self.settings.needed:
                 break
@@ -102,17 +118,32 @@ class Collector:
         stream.push(requests)
         collected.refused |= dict.fromkeys(asked.values(), NO_ANSWER)
         for node, reply in stream:
-            site = asked[node]
-            del collected.refused[site]
-            collected.bytes_up += payload_bytes(reply)
-            try:
-                update = admit(reply, site, current, self.schema, self.limits)
-            except UpdateRefusedError as refusal:
-                collected.refused[site] = refusal.reason
-                _log.warning("Round %d: %s", number, refusal)
-                continue
-            round_.add(update)
-            collected.receipts[site] = update.receipt
+            self._take(number, asked[node], reply, current, round_, collected)
+            if (
+                self._silent(asked, collected) <= self.late
+                and len(collected.receipts) >= self.settings.needed
+            ):
+                stream.hurry()
+        silent = self._silent(asked, collected)
+        self.late.clear()
+        self.late.update(silent)
+
+    def _take(
+        self, number: int, site: str, reply: Message, current: Trainables, round_: Round, collected: Collected
+    ) -> None:
+        del collected.refused[site]
+        collected.bytes_up += payload_bytes(reply)
+        try:
+            update = admit(reply, site, current, self.schema, self.limits)
+        except UpdateRefusedError as refusal:
+            collected.refused[site] = refusal.reason
+            _log.warning("Round %d: %s", number, refusal)
+            return
+        round_.add(update)
+        collected.receipts[site] = update.receipt
+
+    def _silent(self, asked: Mapping[int, str], collected: Collected) -> set[str]:
+        return {site for site in asked.values() if collected.refused.get(site) == NO_ANSWER}
 
     def _requests(self, number: int, current: Trainables, nodes: Sequence[int]) -> list[Message]:
         config = ConfigRecord(

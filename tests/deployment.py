@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from client.settings import SiteSettings
+from mediclip.training.checkpoint import load_tensors
 from server.app import CHECKPOINT, HISTORY
 from server.flower_processes import script
 from server.history import History
@@ -22,11 +23,11 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 PROGRAM = "from mediclip.cli.main import main; main()"
 
 
-def complete_kit(folder, number):
-    """Do what a site does with its kit: put scans in place and edit site.toml."""
+def complete_kit(folder, number, **settings):
+    """Do what a site does with its kit: put scans in place, unless it has others, and edit site.toml."""
     scans = folder / "scans" / "normal"
-    scans.mkdir(parents=True)
-    for index, scan in enumerate(tiny_scans(number)):
+    for index, scan in enumerate(tiny_scans(number) if "data" not in settings else ()):
+        scans.mkdir(parents=True, exist_ok=True)
         Image.fromarray((scan * 255).astype(np.uint8)).save(scans / f"{index}.png")
     values = {
         "name": folder.name,
@@ -34,22 +35,28 @@ def complete_kit(folder, number):
         "shots": SHOTS,
         "backbone": "embedded",
         "backbone_sha256": tiny_backbone().sha256,
+        **settings,
     }
     (folder / "site.toml").write_text(SiteSettings.parse(values, source="test").to_toml(), encoding="utf-8")
 
 
-def mediclip(log, *arguments):
-    """Start ``mediclip`` in a process group of its own, its output going to a file."""
+def run_program(log, command, environment=ENVIRONMENT, *, stdin=subprocess.DEVNULL):
+    """Start a program in a process group of its own, its output going to a file."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            [script("python"), "-c", PROGRAM, *arguments],
+            command,
             cwd=ROOT,
-            env=ENVIRONMENT,
-            stdin=subprocess.DEVNULL,
+            env=environment,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
+
+
+def mediclip(log, *arguments, environment=ENVIRONMENT):
+    """Start ``mediclip``, its output going to a file."""
+    return run_program(log, [script("python"), "-c", PROGRAM, *arguments], environment)
 
 
 @contextmanager
@@ -67,21 +74,21 @@ def ended(process):
 
 
 @contextmanager
-def running_sites(kits):
+def running_sites(kits, environment=ENVIRONMENT):
     """Run ``mediclip client start`` for each kit."""
     with ExitStack() as stack:
         for kit in kits:
-            process = mediclip(kit.with_suffix(".log"), "client", "start", "--kit", str(kit))
+            log = kit.with_suffix(".log")
+            process = mediclip(log, "client", "start", "--kit", str(kit), environment=environment)
             stack.enter_context(ended(process))
         yield
 
 
 @contextmanager
-def coordinator(federation, out, *options):
+def coordinator(federation, out, *options, environment=ENVIRONMENT):
     """Run ``mediclip server start``; what it started ends with it."""
-    process = mediclip(
-        out.with_suffix(".log"), "server", "start", str(federation), "--out", str(out), *options
-    )
+    arguments = ("server", "start", str(federation), "--out", str(out), *options)
+    process = mediclip(out.with_suffix(".log"), *arguments, environment=environment)
     with ended(process):
         yield process
 
@@ -93,6 +100,12 @@ def wait_until(happened, process, log, *, timeout_s=150.0):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.05)
+
+
+def tensors_of(path):
+    """Read the model in a round's file."""
+    tensors, _ = load_tensors(path)
+    return {n.removeprefix("trainable/"): v for n, v in tensors.items() if n.startswith("trainable/")}
 
 
 def finished_round(out):

@@ -15,8 +15,8 @@ def _lines(values):
 def write_federation(tmp_path):
     """Give a function that writes ``federation.toml`` and ``tiny.toml`` and returns the first."""
 
-    def write(*, backbone=(), **changes):
-        recipe = tiny_recipe().model_dump(mode="json", exclude_none=True)
+    def write(*, backbone=(), training=None, **changes):
+        recipe = (training or tiny_recipe()).model_dump(mode="json", exclude_none=True)
         tables = {key: recipe.pop(key) for key in ("prompts", "tasks")}
         text = _lines(recipe) + "".join(f"[{key}]\n{_lines(table)}" for key, table in tables.items())
         (tmp_path / "tiny.toml").write_text(text)

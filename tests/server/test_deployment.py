@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
 from client.service.site import Site
 from client.settings import load_site_settings
-from mediclip.training.checkpoint import load_tensors
+from mediclip.model.backbone import load_backbone
+from mediclip.model.network import MediClip
 from server.app import HISTORY
 from server.federation import load_federation
 from server.flower_processes import free_port
@@ -24,9 +26,10 @@ from tests.deployment import (
     mediclip,
     phase,
     running_sites,
+    tensors_of,
     wait_until,
 )
-from tests.tiny import largest_difference, tiny_backbone, tiny_plan
+from tests.tiny import largest_difference, tiny_backbone, tiny_plan, tiny_recipe
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +38,7 @@ pytestmark = pytest.mark.slow
 def deploy(write_federation, tmp_path):
     """Give a function that provisions a federation and completes its kits."""
 
-    def make(sites, rounds, **changes):
+    def make(sites, rounds, *, settings=None, **changes):
         path = write_federation(
             address=f"127.0.0.1:{free_port()}",
             sites=sites,
@@ -43,19 +46,13 @@ def deploy(write_federation, tmp_path):
             join_timeout_s=60.0,
             **{"round_timeout_s": 60.0, **changes},
         )
-        settings, _ = load_federation(path)
-        provision(settings, tmp_path / "kits")
+        provision(load_federation(path)[0], tmp_path / "kits")
         kits = [tmp_path / "kits" / site for site in sites]
         for number, kit in enumerate(kits):
-            complete_kit(kit, number)
+            complete_kit(kit, number, **(settings(kit.name) if settings else {}))
         return path, kits
 
     return make
-
-
-def tensors_of(path):
-    tensors, _ = load_tensors(path)
-    return {n.removeprefix("trainable/"): v for n, v in tensors.items() if n.startswith("trainable/")}
 
 
 def in_process(folder, kits, rounds):
@@ -87,6 +84,39 @@ def test_three_sites_stopped_and_resumed_get_the_tensors_of_the_in_process_engin
         <= 1e-5
     )
     assert (out / "flower").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.shared
+def test_three_sites_with_three_real_sets_get_the_tensors_of_the_in_process_engine(deploy, tmp_path, shared):
+    recipe = tiny_recipe().model_copy(update={"image_size": 224})
+    spec = f"local-dir:{shared / 'weights' / 'vit-tiny-imagenet'}"
+    backbone, taps = load_backbone(spec, image_size=recipe.image_size), (6, 9, 12)
+
+    def settings(name):
+        data = shared / "data" / name
+        return {"data": data, "backbone": spec, "backbone_sha256": backbone.sha256, "taps": taps}
+
+    federation, kits = deploy(
+        ["brainmri", "busi", "chestxray"],
+        5,
+        settings=settings,
+        training=recipe,
+        taps=list(taps),
+        backbone={"spec": spec, "sha256": backbone.sha256, **vars(backbone.shapes)},
+    )
+    out, log = tmp_path / "run", tmp_path / "run.log"
+    with running_sites(kits), coordinator(federation, out) as process:
+        assert process.wait(300) == 0, log.read_text()
+    plan = replace(
+        tiny_plan(tmp_path / "here", rounds=5), recipe=recipe, schema=MediClip(backbone, recipe, taps).schema
+    )
+    opened = [Site.open(load_site_settings(kit / "site.toml"), backbone) for kit in kits]
+    here = run_in_process(plan, opened)
+    assert largest_difference(tensors_of(out / "final.safetensors"), here.tensors) <= 1e-5
+    entries = History(out / HISTORY).read()
+    assert [len(entry["sites"]) for entry in entries] == [3] * 5
+    losses = [[row["metrics"]["train_loss"] for row in entry["sites"]] for entry in entries]
+    assert losses[0] != losses[-1]
 
 
 def test_a_site_that_is_revoked_while_the_run_goes_on_is_out_and_the_others_finish(deploy, tmp_path):

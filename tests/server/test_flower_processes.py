@@ -43,9 +43,7 @@ def test_what_flower_complains_of_is_no_answer_and_lies_in_the_log(tmp_path):
     assert "Connection" in (home.folder / "flwr.log").read_text()
 
 
-def test_flowers_programs_import_the_application_and_not_what_lies_where_the_command_was_given(
-    tmp_path, monkeypatch
-):
+def test_flowers_programs_import_the_application_wherever_they_are_started(tmp_path, monkeypatch):
     for name in ("client", "server", "mediclip"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('another checkout')")
