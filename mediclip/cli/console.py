@@ -138,6 +138,13 @@ def print_table(columns: Mapping[str, str], rows: list[list[str]], *, title: str
     out.print(table)
 
 
+def tell_left_out(counts: Mapping[str, int]) -> None:
+    """Say how many files of a folder are not in the set, for each reason; nothing where none is left out."""
+    if counts:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+        out.print(f"Left out: {escape(reasons)}.", soft_wrap=True)
+
+
 def figure(value: float | None, interval: tuple[float, float] | None = None) -> str:
     """Write a metric for a person: ``0.882 [0.84, 0.92]``, or a dash where it is undefined."""
     if value is None:

@@ -17,6 +17,10 @@ def evaluate(
     out: options.Out,
     backbone: options.OtherBackbone = None,
     device: options.Device = "cpu",
+    modality: options.Modality = None,
+    body_part: options.BodyPart = None,
+    view: options.View = None,
+    labels: options.Labels = None,
     as_json: options.Json = False,
 ) -> None:
     """Test a model; writes OUT/metrics.json, scores.jsonl, report.html and overlays.
@@ -24,6 +28,7 @@ def evaluate(
     Example:  mediclip evaluate --model runs/brain/model.safetensors --data brainmri --out runs/brain
     """
     from mediclip.cli.loading import load_detector
+    from mediclip.data.dicom_tree import TreeChoice
     from mediclip.data.manifest import open_dataset
     from mediclip.data.preprocess import load_images
     from mediclip.errors import ManifestError
@@ -33,9 +38,10 @@ def evaluate(
     from mediclip.reports.figures import display_range, overlay
     from mediclip.training.checkpoint import versions, write_atomically
 
+    choice = TreeChoice.of(modality, body_part, view, labels)
     detector = load_detector(model, backbone=backbone, device=device)
     network, preprocess, facts = detector.network, detector.preprocess, detector.file.facts
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, choice=choice)
     if not dataset.test:
         message = (
             f"The set {dataset.name!r} must have test images. It has none; add abnormal/ or a test list."
@@ -52,6 +58,7 @@ def evaluate(
     folder = console.make_folder(out)
     described = {
         "set": dataset.name,
+        "left_out": dict(dataset.left_out),
         "model": str(model),
         "recipe": detector.file.recipe.name,
         "shots": facts.get("shots"),
@@ -89,6 +96,7 @@ def evaluate(
     if as_json:
         console.print_json(metrics)
         return
+    console.tell_left_out(dataset.left_out)
     _print(summary, prediction, folder, dataset.name)
 
 

@@ -8,7 +8,7 @@ import typer
 Data = Annotated[
     Path,
     typer.Option(
-        help="Data folder: MediCLIP sample lists, or normal/, abnormal/ and masks/.",
+        help="Data folder: DICOM files, MediCLIP sample lists, or normal/, abnormal/ and masks/.",
         metavar="DIR",
         show_default=False,
     ),
@@ -38,5 +38,24 @@ Recipe = Annotated[str, typer.Option(help="reference (as published), default, or
 Taps = Annotated[
     str | None,
     typer.Option(help="Tapped layers, such as 6,9,12. [dim]Default: a half, three quarters and the end.[/]"),
+]
+Modality = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Of a folder of DICOM files, take this modality alone, such as MR; may stand several times.",
+        metavar="CODE",
+    ),
+]
+BodyPart = Annotated[
+    list[str] | None,
+    typer.Option(help="Likewise this body part, as the files spell it, such as BRAIN.", metavar="CODE"),
+]
+View = Annotated[list[str] | None, typer.Option(help="Likewise this view, such as PA.", metavar="CODE")]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        help="Table of labels and masks of a folder of DICOM files (CSV or JSON lines), if not in it.",
+        metavar="FILE",
+    ),
 ]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print what is in force and stop.")]

@@ -2,24 +2,36 @@
 
 import json
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mediclip.cli import console, options
+
+if TYPE_CHECKING:
+    from mediclip.data.dicom_tree import TreeChoice
 
 
 def score(
     *,
     images: Annotated[
         list[Path],
-        typer.Argument(help="Images to score: PNG or JPEG.", metavar="IMAGE...", show_default=False),
+        typer.Argument(
+            help="Images to score: files, or data folders, of which all images are.",
+            metavar="IMAGE...",
+            show_default=False,
+        ),
     ],
     model: options.Model,
     out: options.Out,
     backbone: options.OtherBackbone = None,
     device: options.Device = "cpu",
+    modality: options.Modality = None,
+    body_part: options.BodyPart = None,
+    view: options.View = None,
 ) -> None:
     """Score images: one JSON line each on standard output, OUT/scores.jsonl and an overlay each.
 
@@ -30,20 +42,22 @@ def score(
     import torch
 
     from mediclip.cli.loading import load_detector
+    from mediclip.data.dicom_tree import TreeChoice
     from mediclip.model.anomaly_map import image_score
     from mediclip.reports.figures import display_range, overlay
     from mediclip.training.checkpoint import write_atomically
 
+    chosen = _listed(images, TreeChoice.of(modality, body_part, view, None))
     detector = load_detector(model, backbone=backbone, device=device)
     with console.progress("Reading") as bar:
-        for index, path in enumerate(images):
-            detector.preprocess.load_file(path, name=f"image {index}")
-            bar(index + 1, len(images))
+        for index, (path, frame) in enumerate(chosen):
+            detector.preprocess.load_file(path, name=f"image {index}", frame=frame)
+            bar(index + 1, len(chosen))
     folder = console.make_folder(out)
     lines = []
     with console.progress("Scoring") as bar:
-        for index, path in enumerate(images):
-            image = detector.preprocess.load_file(path, name=f"image {index}")
+        for index, (path, frame) in enumerate(chosen):
+            image = detector.preprocess.load_file(path, name=f"image {index}", frame=frame)
             with torch.inference_mode():
                 found = detector.network(torch.from_numpy(image).unsqueeze(0))
             value = float(image_score(found)[0])
@@ -52,5 +66,32 @@ def score(
             overlay(image, anomaly_map, value_range=display_range([anomaly_map]), scale=2).save(folder / name)
             lines.append(json.dumps({"index": index, "score": round(value, 6), "overlay": name}))
             sys.stdout.write(lines[-1] + "\n")
-            bar(index + 1, len(images))
+            bar(index + 1, len(chosen))
     write_atomically(folder / "scores.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+def _listed(images: Sequence[Path], choice: "TreeChoice") -> list[tuple[Path, int | None]]:
+    """List files as they are given, and of each folder the images of its set, train before test."""
+    from mediclip.data.manifest import open_dataset
+    from mediclip.errors import SettingsError
+
+    listed: list[tuple[Path, int | None]] = []
+    left_out: Counter[str] = Counter()
+    folders = [path for path in images if path.is_dir()]
+    if choice and len(folders) < len(images):
+        message = (
+            "--modality, --body-part and --view must choose from folders, but a file is given; leave them "
+            "out."
+        )
+        raise SettingsError(message)
+    for path in images:
+        if path not in folders:
+            listed.append((path, None))
+            continue
+        dataset = open_dataset(path, choice=choice)
+        left_out.update(dataset.left_out)
+        listed += [(sample.image, sample.frame) for sample in (*dataset.train, *dataset.test)]
+    if left_out:  # standard output is for the scores
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(left_out.items()))
+        console.err.print(f"Left out: {reasons}.", soft_wrap=True)
+    return listed

@@ -16,6 +16,10 @@ def train(
     seed: options.Seed = 0,
     recipe: options.Recipe = "default",
     taps: options.Taps = None,
+    modality: options.Modality = None,
+    body_part: options.BodyPart = None,
+    view: options.View = None,
+    labels: options.Labels = None,
     device: options.Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="Torch threads; all cores when omitted.", min=1)] = None,
     show_config: options.ShowConfig = False,
@@ -26,11 +30,13 @@ def train(
     Example:  mediclip train --data brainmri --shots 16 --backbone ViT-L-14:openai --out runs/brain
     """
     from mediclip.config import load_recipe
+    from mediclip.data.dicom_tree import TreeChoice
 
+    choice = TreeChoice.of(modality, body_part, view, labels)
     read = load_recipe(recipe)
     run = {"data": str(data), "backbone": backbone, "shots": shots, "seed": seed, "device": device}
     layers = console.parse_taps(taps)
-    config = {"run": {**run, "taps": layers}, "recipe": read.model_dump(mode="json")}
+    config = {"run": {**run, **choice.facts(), "taps": layers}, "recipe": read.model_dump(mode="json")}
     if show_config:
         console.print_json(config)
         return
@@ -41,7 +47,7 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = TrainSettings(data, backbone, shots, seed, layers, device)
+    settings = TrainSettings(data, backbone, shots, seed, layers, device, choice)
     with console.progress("Training", quiet=as_json) as bar:
         trained = train_detector(
             settings,
@@ -54,8 +60,10 @@ def train(
     network, facts = trained.network, trained.facts
     if as_json:
         done = {"model": str(model), **facts, "loss": trained.result.losses[-1]}
+        done["left_out"] = dict(trained.left_out)
         console.print_json({**done, "seconds": round(trained.seconds, 1)})
         return
+    console.tell_left_out(trained.left_out)
     console.out.print(
         f"Trained {facts['steps']} steps on {shots} normal images of {facts['set']} "
         f"in {trained.seconds:.0f} s ({network.schema.size():,} values on {network.backbone.name}).\n"

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from mediclip.data.dicom_tree import is_dicom_tree, open_dicom_tree
+from mediclip.data.dicom_tree import TreeChoice, find_settings, is_dicom_tree, open_dicom_tree
 from mediclip.data.plain_folders import open_plain_folders
 from mediclip.data.sample_lists import open_sample_lists
 from mediclip.data.samples import Dataset, Sample, has_masks
-from mediclip.errors import ManifestError
+from mediclip.errors import ManifestError, SettingsError
 
 __all__ = ["Dataset", "Sample", "has_masks", "open_dataset"]
 
@@ -27,12 +27,13 @@ _LAYOUTS: Final[dict[str, Callable[[Path, str], Dataset]]] = {
 }
 
 
-def open_dataset(directory: Path, name: str | None = None) -> Dataset:
+def open_dataset(directory: Path, name: str | None = None, *, choice: TreeChoice | None = None) -> Dataset:
     """List the samples of a data folder. No pixel is read; of new DICOM files the headers are.
 
     Args:
         directory: The data folder.
         name: What to call the set; the folder's own name by default.
+        choice: What to take from a tree of DICOM files, before what its settings say.
 
     Returns:
         The set, with the same order on every machine.
@@ -40,14 +41,25 @@ def open_dataset(directory: Path, name: str | None = None) -> Dataset:
     Raises:
         ManifestError: If the folder is missing, has no known layout or two of them, or if its lists or
             folders cannot be used as they are.
-        SettingsError: If the settings or the cache folder of a tree of DICOM files cannot be used.
+        SettingsError: If the settings or the cache folder of a tree of DICOM files cannot be used, or
+            something is chosen from a folder that is none.
     """
     name = name or directory.resolve().name or "data"
     if not directory.is_dir():
         message = f"The data folder of {name!r} must exist, but it does not; correct its path."
         raise ManifestError(message)
     try:
-        return _opener(directory, name)(directory, name)
+        opener = _opener(directory, name)
+        if not choice:
+            return opener(directory, name)
+        if opener is not open_dicom_tree:
+            message = (
+                f"--modality, --body-part, --view and --labels must choose from a folder of DICOM files, but "
+                f"{name!r} is laid out by hand; leave them out."
+            )
+            raise SettingsError(message)
+        settings = choice.over(find_settings(directory, name))
+        return open_dicom_tree(directory, name, settings=settings, table=choice.labels)
     except OSError as error:  # its own text would quote a path
         message = (
             f"The data folder of {name!r} must be readable, but it is not ({error.strerror}); "

@@ -2,12 +2,13 @@
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mediclip.config import Recipe
+from mediclip.data.dicom_tree import TreeChoice
 from mediclip.data.manifest import open_dataset
 from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.support import draw_support
@@ -31,6 +32,7 @@ class TrainSettings:
         seed: Seed of the draw, the start values, the synthesis and the order.
         taps: Tapped blocks, 1-based; the backbone's own when None.
         device: Torch device name.
+        choice: What to take from a tree of DICOM files.
     """
 
     data: Path
@@ -39,6 +41,7 @@ class TrainSettings:
     seed: int = 0
     taps: tuple[int, ...] | None = None
     device: str = "cpu"
+    choice: TreeChoice = field(default_factory=TreeChoice)
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,14 @@ class TrainedDetector:
         facts: What its model file says beside recipe, taps and backbone.
         result: Losses of all steps.
         seconds: Wall time of encoding views and training.
+        left_out: How many files of the data folder are not in the set, for each reason.
     """
 
     network: MediClip
     facts: dict[str, Any]
     result: TrainResult
     seconds: float
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def train_detector(
@@ -83,7 +88,7 @@ def train_detector(
         DataError: If the data cannot be used or has fewer normal images than shots.
         TapError: If a tap lies outside the tower.
     """
-    dataset = open_dataset(settings.data)
+    dataset = open_dataset(settings.data, choice=settings.choice)
     preprocess = Preprocess(recipe.image_size)
     support = load_images(draw_support(dataset.train, settings.shots, settings.seed), preprocess)
     backbone = load_backbone(settings.backbone, image_size=recipe.image_size, device=settings.device)
@@ -101,7 +106,7 @@ def train_detector(
         "preprocess": preprocess.settings(),
         "calibration": None,
     }
-    return TrainedDetector(network, facts, result, time.monotonic() - started)
+    return TrainedDetector(network, facts, result, time.monotonic() - started, dataset.left_out)
 
 
 def write_run(folder: Path, trained: TrainedDetector, *, config: dict[str, Any], command: str) -> Path:
