@@ -112,8 +112,8 @@ class Mixture:
         Raises:
             DataError: If an array has another shape, type or range.
         """
-        _check_images(image, "image", "(H, W)")
-        _check_images(sources, "sources", "(K, H, W)")
+        check_images(image, "image", "(H, W)")
+        check_images(sources, "sources", "(K, H, W)")
         return self._draw(image, sources, rng)
 
     def draw_batch(
@@ -132,8 +132,8 @@ class Mixture:
         Raises:
             DataError: If an array has another shape, type or range.
         """
-        _check_images(images, "images", "(B, H, W)")
-        _check_images(sources, "sources", "(K, H, W)")
+        check_images(images, "images", "(B, H, W)")
+        check_images(sources, "sources", "(K, H, W)")
         made = [self._draw(image, sources, rng) for image in images]
         return (
             np.stack([one.image for one in made]),
@@ -152,7 +152,7 @@ class Mixture:
         return Synthetic(changed, label, name)
 
 
-def _check_images(images: Image, name: str, form: str) -> None:
+def check_images(images: Image, name: str, form: str) -> None:
     """Refuse what no task can work on.
 
     Args:
