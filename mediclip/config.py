@@ -15,6 +15,7 @@ from mediclip.setting_faults import sentence
 
 PhrasePosition = Literal["front", "middle", "end"]
 TaskName = Literal["cut_paste", "gaussian_intensity", "source", "sink", "smooth_intensity", "identity"]
+Precision = Literal["float32", "bfloat16"]
 CLASSES = ("normal", "abnormal")
 
 
@@ -88,6 +89,10 @@ class Recipe(Settings):
             code does not.
         trim_text: Whether the text tower sees only as many positions as the longest prompt. Exact with the
             causal mask, refused without it.
+        lean: Whether the towers, the map and the losses take their lean forms, which give the same numbers up
+            to rounding for less work. Needs ``trim_text``.
+        precision: Of the frozen towers' matrix products in the lean forms. ``bfloat16`` is used where the
+            device multiplies it natively, float32 elsewhere.
         tasks: Relative weight of each synthesis task.
         second_anomaly: Probability in [0, 1] of a second anomaly of the same task.
         batch_size: Images in one step.
@@ -96,6 +101,7 @@ class Recipe(Settings):
         betas: Of Adam, both in [0, 1).
         bank_views: Synthesised views of each support image whose tokens are kept; 0 encodes anew at
             every step, as the published code does.
+        bank_refresh: Steps after which one batch of those views is made anew, in turn; 0 keeps them all.
         adapter_rank: Rank of the change that the adapters learn; 0 leaves them fixed, so that prompts alone
             train. Left out, they train as a whole, as published. Fewer values need less noise to hide in.
     """
@@ -105,6 +111,8 @@ class Recipe(Settings):
     prompts: PromptSettings
     causal_text: bool = False
     trim_text: bool = False
+    lean: bool = False
+    precision: Precision = "float32"
     tasks: dict[TaskName, Annotated[float, Field(ge=0)]]
     second_anomaly: Annotated[float, Field(ge=0, le=1)] = 0.5
     batch_size: Annotated[int, Field(ge=1, le=1024)] = 8
@@ -112,12 +120,19 @@ class Recipe(Settings):
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.5, 0.999)
     bank_views: Annotated[int, Field(ge=0, le=4096)] = 0
+    bank_refresh: Annotated[int, Field(ge=0)] = 0
     adapter_rank: Annotated[int, Field(ge=0, le=64)] | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
         if self.trim_text and not self.causal_text:
             message = "trim_text needs causal_text: without the mask the padding takes part"
+            raise ValueError(message)
+        if self.lean and not self.trim_text:
+            message = "lean needs trim_text: the lean text tower computes nothing but prompts"
+            raise ValueError(message)
+        if self.precision != "float32" and not self.lean:
+            message = "a precision other than float32 needs lean"
             raise ValueError(message)
         if sum(self.tasks.values()) <= 0:
             message = "at least one task must have a weight above 0"

@@ -29,6 +29,7 @@ def tiny_recipe():
             "image_size": SIZE,
             "batch_size": 4,
             "bank_views": 2,
+            "precision": "float32",  # tests compare to rounding
             "prompts": recipe.prompts.model_copy(update=words),
         }
     )

@@ -1,7 +1,7 @@
 """The adapter: one linear map a tapped layer, from the image tower's width to the joint embedding."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +51,11 @@ class Adapter(nn.ModuleDict):
             for linear, t in zip(self.values(), tokens, strict=True)
         ]
 
+    def maps(self) -> list[tuple[Tensor, Tensor]]:
+        """Give each tap's weight ``(D, C)`` and bias ``(D,)``; gradients flow through them."""
+        layers = (cast(nn.Linear | LowRankLinear, layer) for layer in self.values())
+        return [(layer.weight, layer.bias) for layer in layers]
+
 
 class LowRankLinear(nn.Module):
     """A fixed map and a trained change of low rank: ``W₀ + U·V``, with U ``(D, r)`` and V ``(r, C)``.
@@ -70,6 +75,16 @@ class LowRankLinear(nn.Module):
         if rank > 0:
             self.down = nn.Parameter(torch.zeros(rank, width))
             self.up = nn.Parameter(torch.zeros(embed_dim, rank))
+
+    @property
+    def weight(self) -> Tensor:
+        """The whole map, ``(D, C)``."""
+        return torch.addmm(self.base, self.up, self.down) if hasattr(self, "up") else self.base
+
+    @property
+    def bias(self) -> Tensor:
+        """Zeros, ``(D,)``: this map has none."""
+        return self.base.new_zeros(len(self.base))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map ``(..., C)`` to ``(..., D)``."""

@@ -27,8 +27,10 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from mediclip.config import Precision
 from mediclip.errors import BackboneError, SettingsError, TapError
 from mediclip.model.backbone_digest import backbone_digest
+from mediclip.model.frozen_blocks import FrozenBlock, Packing, freeze_blocks, has_native_bfloat16
 from mediclip.model.trainables import BackboneShapes
 from mediclip.rng import generator
 
@@ -90,6 +92,7 @@ class Backbone(nn.Module):
         self.requires_grad_(requires_grad=False)
         self.sha256 = backbone_digest(self)
         self._tokenizer = _tokenizer()
+        self._frozen: dict[tuple[str, torch.dtype, torch.device], tuple[FrozenBlock, ...] | None] = {}
 
     @property
     def name(self) -> str:
@@ -163,6 +166,56 @@ class Backbone(nn.Module):
         )
         return [t.unflatten(1, grid) for t in output["image_intermediates"]]
 
+    @torch.no_grad()
+    def grey_tokens(self, images: Tensor, taps: Sequence[int], *, precision: Precision) -> list[Tensor]:
+        """Encode grey images like :meth:`normalise` and :meth:`patch_tokens`, with less work.
+
+        The three equal channels are one convolution, whose weights hold the mean and std; the blocks are
+        :mod:`mediclip.model.frozen_blocks`.
+
+        Args:
+            images: ``(B, S, S)`` in [0, 1].
+            taps: Block numbers, 1-based and rising.
+            precision: Of the matrix products; float32 where the device has no fast bfloat16.
+
+        Returns:
+            One ``(B, h, w, C)`` float32 tensor a tap: in float32 within rounding of those of
+            :meth:`patch_tokens`, in bfloat16 about 1 % from them.
+        """
+        blocks = self._frozen_blocks("visual", precision)
+        visual: Any = self.visual
+        if blocks is None:
+            return self.patch_tokens(self.normalise(images), taps)
+        grey = images.to(self.device, torch.float32).unsqueeze(1)
+        weight, bias = self._grey_convolution()
+        patches = nn.functional.conv2d(grey, weight, bias, stride=visual.conv1.stride)  # (B, C, h, w)
+        grid = patches.shape[2:]
+        first = visual.class_embedding.expand(len(grey), 1, -1)
+        hidden = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1) + visual.positional_embedding
+        hidden = visual.ln_pre(hidden)
+        tapped = []
+        for number, block in enumerate(blocks[: taps[-1]], start=1):
+            hidden = block(hidden)
+            if number in taps:
+                tapped.append(hidden[:, 1:].reshape(len(grey), *grid, -1))
+        return tapped
+
+    def _grey_convolution(self) -> tuple[Tensor, Tensor]:
+        """Fold normalisation and three equal channels into weight ``(C, 1, p, p)`` and bias ``(C,)``."""
+        conv: Any = self.visual.conv1
+        weight = (conv.weight / self.std).sum(1, keepdim=True)
+        bias = -(conv.weight * (self.mean / self.std)).sum((1, 2, 3))
+        return weight, bias if conv.bias is None else bias + conv.bias
+
+    def _frozen_blocks(self, tower: str, precision: Precision) -> tuple[FrozenBlock, ...] | None:
+        """Give a tower's blocks, made when first asked for."""
+        is_half = precision == "bfloat16" and has_native_bfloat16(self.device)
+        dtype = torch.bfloat16 if is_half else torch.float32
+        key = tower, dtype, self.device
+        if key not in self._frozen:
+            self._frozen[key] = freeze_blocks(getattr(self, tower).transformer, dtype)
+        return self._frozen[key]
+
     def token_ids(self, text: str) -> list[int]:
         """Split a text into token numbers, without start and end."""
         return list(self._tokenizer.encode(text))
@@ -193,6 +246,30 @@ class Backbone(nn.Module):
         mask = self.text.attn_mask[:length, :length] if causal else None
         hidden = self.text.ln_final(self.text.transformer(hidden, attn_mask=mask))
         at_end = hidden[torch.arange(len(ends), device=hidden.device), ends]
+        return self._project_text(at_end)
+
+    def encode_ends(self, sequences: Tensor, packing: Packing, *, precision: Precision) -> Tensor:
+        """Do what :meth:`encode_embedded_text` does with the causal mask, computing only what counts.
+
+        Padding is left out, and in the last block all but the end tokens.
+
+        Args:
+            sequences: ``(P, T, W)`` token embeddings, positions not yet added.
+            packing: How long each sequence is, its end token included.
+            precision: Of the matrix products; float32 where the device has no fast bfloat16.
+
+        Returns:
+            ``(P, D)``, not normalised. Gradients flow to ``sequences``.
+        """
+        blocks = self._frozen_blocks("text", precision)
+        if blocks is None:
+            return self.encode_embedded_text(sequences, packing.lengths - 1, causal=True)
+        hidden = packing.pack(sequences + self.text.positional_embedding[: sequences.shape[1]])
+        for block in blocks[:-1]:
+            hidden = block.causal(hidden, packing)
+        return self._project_text(self.text.ln_final(blocks[-1].last(hidden, packing)))
+
+    def _project_text(self, at_end: Tensor) -> Tensor:
         projection = self.text.text_projection
         features: Tensor = projection(at_end) if isinstance(projection, nn.Linear) else at_end @ projection
         return features

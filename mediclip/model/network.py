@@ -13,6 +13,7 @@ from mediclip.errors import SettingsError
 from mediclip.model.adapter import Adapter
 from mediclip.model.anomaly_map import class_probabilities
 from mediclip.model.backbone import Backbone
+from mediclip.model.contrast import contrast, enlarge, upsampling_matrix
 from mediclip.model.prompts import PromptLearner
 from mediclip.model.trainables import Trainables, check_trainables, initial_trainables, schema_for
 
@@ -55,9 +56,7 @@ class MediClip(nn.Module):
         self._backbone = (backbone,)
         shapes = backbone.shapes
         self.adapter = Adapter(self.taps, shapes.width, shapes.embed_dim, rank=recipe.adapter_rank)
-        self.prompt = PromptLearner(
-            backbone, recipe.prompts, causal=recipe.causal_text, trim=recipe.trim_text
-        )
+        self.prompt = PromptLearner(backbone, recipe)
         self.schema = schema_for(shapes, self.taps, recipe.prompts, adapter_rank=recipe.adapter_rank)
         self.to(backbone.device)
         self._text_cache: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
@@ -94,6 +93,8 @@ class MediClip(nn.Module):
 
     def tokens(self, images: Tensor) -> list[Tensor]:
         """Encode grey images, ``(B, S, S)`` in [0, 1], into one ``(B, h, w, C)`` tensor a tap."""
+        if self.recipe.lean:
+            return self.backbone.grey_tokens(images, self.taps, precision=self.recipe.precision)
         return self.backbone.patch_tokens(self.backbone.normalise(images), self.taps)
 
     def text_features(self) -> Tensor:
@@ -111,8 +112,20 @@ class MediClip(nn.Module):
         """Turn tokens into class probabilities, ``(B, 2, S, S)`` in [0, 1]."""
         return class_probabilities(self.adapter(tokens), self.text_features(), self.recipe.image_size)
 
+    def contrast(self, tokens: Sequence[Tensor]) -> Tensor:
+        """Say how much nearer each token is to *abnormal*: ``(B, h, w)``; no gradient to the tokens."""
+        return contrast(self.adapter.maps(), tokens, self.text_features())
+
+    def upsampling(self, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Give the matrices that enlarge a ``(h, w)`` grid to the image: ``(S, h)`` and ``(S, w)``."""
+        found = [upsampling_matrix(self.recipe.image_size, cells, self.backbone.device) for cells in grid]
+        return found[0], found[1]
+
     def anomaly_map(self, tokens: Sequence[Tensor]) -> Tensor:
         """Turn tokens into the probability of *abnormal*, ``(B, S, S)`` in [0, 1]."""
+        if self.recipe.lean:
+            grid = self.contrast(tokens)
+            return enlarge(grid, *self.upsampling(grid.shape[1:])).sigmoid()
         return self.probabilities(tokens)[:, 1]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from mediclip.config import CLASSES, PhrasePosition, PromptSettings
+from mediclip.config import CLASSES, PhrasePosition, Precision, PromptSettings, Recipe
 from mediclip.errors import PromptError
 from mediclip.model.backbone import Backbone
+from mediclip.model.frozen_blocks import Packing
 
 
 class ClassPrompts(nn.ParameterDict):
@@ -63,15 +64,19 @@ class ClassPrompts(nn.ParameterDict):
 class PromptLearner(nn.ModuleDict):
     """The prompts of both classes and the text features that they give.
 
-    Source: METHOD 1.4. With ``trim`` the text tower sees as many positions as the longest prompt of both
-    classes; under the causal mask this changes no number.
+    Source: METHOD 1.4. With ``trim_text`` the text tower sees as many positions as the longest prompt of both
+    classes; under the causal mask this changes no number. With ``lean`` it sees no padding at all.
     """
 
-    def __init__(self, backbone: Backbone, settings: PromptSettings, *, causal: bool, trim: bool) -> None:
-        classes = {name: ClassPrompts(backbone, settings, name, trim=trim) for name in CLASSES}
+    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+        settings = recipe.prompts
+        classes = {name: ClassPrompts(backbone, settings, name, trim=recipe.trim_text) for name in CLASSES}
         super().__init__(classes)
-        self._causal = causal
+        self._causal = recipe.causal_text
+        self._precision: Precision | None = recipe.precision if recipe.lean else None
         self._positions = settings.positions
+        ends = [prompts.ends for prompts in classes.values() for _ in settings.positions]
+        self._packing = Packing.of(torch.cat(ends) + 1)
 
     def forward(self, backbone: Backbone) -> Tensor:
         """Compute the two text columns.
@@ -93,7 +98,11 @@ class PromptLearner(nn.ModuleDict):
             ends.extend([prompt.ends] * len(parts))
             counts.append(sum(len(part) for part in parts))
         # One pass for both classes: attention never mixes rows.
-        features = backbone.encode_embedded_text(torch.cat(sequences), torch.cat(ends), causal=self._causal)
+        joined = torch.cat(sequences)
+        if self._precision is None:
+            features = backbone.encode_embedded_text(joined, torch.cat(ends), causal=self._causal)
+        else:
+            features = backbone.encode_ends(joined, self._packing, precision=self._precision)
         columns = [nn.functional.normalize(group.mean(0), dim=0) for group in torch.split(features, counts)]
         return torch.stack(columns, dim=1)
 

@@ -16,7 +16,7 @@ from mediclip.model.network import MediClip
 from mediclip.privacy.clipping import clip_factor
 from mediclip.privacy.randomness import Randomness
 from mediclip.privacy.views import OwnViews
-from mediclip.training.batches import Batch
+from mediclip.training.batch import Batch
 from mediclip.training.losses import anomaly_loss, proximal_penalty
 
 

@@ -11,7 +11,7 @@ from mediclip.model.network import MediClip
 from mediclip.privacy.randomness import Randomness
 from mediclip.rng import Name, generator
 from mediclip.synthesis.mixture import Mixture
-from mediclip.training.batches import Batch
+from mediclip.training.batch import Batch
 
 DEFAULT_VIEWS = 32
 

@@ -14,7 +14,8 @@ from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.support import draw_support
 from mediclip.model.backbone import load_backbone
 from mediclip.model.network import MediClip
-from mediclip.training.batches import Progress, batch_source
+from mediclip.training.batch import Progress
+from mediclip.training.batches import batch_source
 from mediclip.training.checkpoint import save_model, versions, write_atomically
 from mediclip.training.loop import OnStep, TrainResult, train
 

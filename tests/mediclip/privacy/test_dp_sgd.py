@@ -8,7 +8,7 @@ from mediclip.model.network import MediClip
 from mediclip.privacy.dp_sgd import GradientNoise, _clipped_sum, noised_values, train_with_noise
 from mediclip.privacy.randomness import SecretRandom
 from mediclip.privacy.views import OwnViews
-from mediclip.training.batches import Batch
+from mediclip.training.batch import Batch
 from mediclip.training.losses import anomaly_loss
 from tests.tiny import tiny_backbone, tiny_recipe, tiny_scans
 

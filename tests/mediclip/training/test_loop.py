@@ -9,8 +9,8 @@ from mediclip.errors import SettingsError
 from mediclip.model.network import MediClip
 from mediclip.rng import generator
 from mediclip.synthesis import Mixture
-from mediclip.training.batches import FreshBatches, TokenBank, batch_source
-from mediclip.training.loop import step_indexes, train
+from mediclip.training.batches import FreshBatches
+from mediclip.training.loop import step_indexes, step_loss, train
 from mediclip.training.losses import anomaly_loss
 from tests.tiny import tiny_backbone, tiny_recipe, tiny_scans
 
@@ -41,8 +41,8 @@ def test_a_training_in_parts_sees_the_batches_of_the_whole():
         def __init__(self, inner):
             self.inner, self.labels = inner, []
 
-        def batch(self, indexes, rng):
-            batch = self.inner.batch(indexes, rng)
+        def batch(self, indexes, rng, *, step=0):
+            batch = self.inner.batch(indexes, rng, step=step)
             self.labels.append(batch.labels.clone())
             return batch
 
@@ -64,25 +64,6 @@ def test_every_epoch_uses_every_image_once(shots, batch_size, epoch):
     ]
     assert sorted(np.concatenate(used)) == list(range(shots))
     assert all(1 <= len(part) <= batch_size for part in used)
-
-
-def test_a_token_bank_gives_the_tokens_of_its_views_up_to_half_precision():
-    network, scans = fresh(), tiny_scans(1)
-    recipe = network.recipe
-    bank = batch_source(network, scans, seed=5, stream=("s",))
-    assert isinstance(bank, TokenBank)
-    views = []
-    for view in range(recipe.bank_views):
-        mixture = Mixture(recipe.tasks, recipe.second_anomaly)
-        views.append(mixture.draw_batch(scans, scans, generator(5, "s", "bank", view))[:2])
-    indexes = np.array([2, 0, 2, 3])
-    chosen = generator(9, "step").integers(recipe.bank_views, size=4)
-    batch = bank.batch(indexes, generator(9, "step"))
-    for row, (view, index) in enumerate(zip(chosen, indexes, strict=True)):
-        image, label = views[view][0][index], views[view][1][index]
-        assert np.allclose(batch.labels[row].numpy(), label, atol=1e-3)
-        for found, exact in zip(batch.tokens, network.tokens(torch.from_numpy(image[None])), strict=True):
-            assert torch.allclose(found[row], exact[0], rtol=2e-3, atol=2e-3)
 
 
 def test_training_lowers_the_loss_on_anomalies_that_it_was_not_trained_on():
@@ -150,7 +131,7 @@ def test_one_step_is_plain_adam_on_the_gradient_of_the_loss():
     recipe, start = network.recipe, network.trainables()
     source = FreshBatches(network, scans)
     batch = source.batch(step_indexes(4, recipe.batch_size, 0, seed=3), generator(3, "step", 0))
-    loss = anomaly_loss(network.probabilities(batch.tokens), batch.labels)
+    loss = step_loss(network, batch)
     loss.backward()
     gradients = {name: p.grad.numpy().copy() for name, p in network.named_parameters()}
     network.zero_grad()
@@ -191,24 +172,6 @@ def test_fresh_batches_are_the_mixtures_own_draws_so_that_both_sources_have_one_
     assert np.array_equal(batch.labels.numpy(), labels)
     for found, exact in zip(batch.tokens, network.tokens(torch.from_numpy(images)), strict=True):
         assert torch.equal(found, exact)
-
-
-def test_a_bank_says_how_far_it_is():
-    told = []
-    TokenBank.build(fresh(bank_views=3), tiny_scans(1), seed=1, on_progress=lambda *news: told.append(news))
-    assert told == [(4, 12), (8, 12), (12, 12)]
-
-
-def test_a_bank_of_another_seed_or_stream_holds_other_views():
-    network, scans = fresh(), tiny_scans(1)
-    labels = [
-        TokenBank.build(network, scans, seed=seed, stream=stream)
-        .batch(np.arange(4), generator(0, "x"))
-        .labels.numpy()
-        .tobytes()
-        for seed, stream in ((1, ()), (1, ("site",)), (2, ()))
-    ]
-    assert len(set(labels)) == 3
 
 
 def test_a_training_that_diverges_stops_and_says_what_to_lower():
