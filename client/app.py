@@ -7,26 +7,24 @@ are not this project's own not even there: their texts may quote a path or a pat
 import logging
 from collections.abc import Callable
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
 from client.scrub import noted
-from client.service.fit import FitReply, FitRequest
+from client.service.fit import RoundAnswer, RoundQuestion
 from client.service.registry import find
 from mediclip.errors import FederationError
-from mediclip.model.trainables import TensorSpec
+from mediclip.exchange.parcel import Parcel
 from mediclip.protocol import (
     ARRAYS,
     CONFIG,
     METRIC_NAMES,
     METRICS,
     NUM_EXAMPLES,
+    PRESENT_KEYS,
     ROLL_CALL,
     ROLL_CALL_KEYS,
     TRAIN_KEYS,
-    decode_tensor,
     error_reply,
 )
 from mediclip.provenance import source_digest
@@ -42,11 +40,12 @@ def present(message: Message, context: Context) -> Message:
     def answer() -> RecordDict:
         config = _config(message, ROLL_CALL_KEYS)
         site = find(context.node_config, context.run_config)
-        card = {"site": site.name, "schema-digest": "", "source-digest": source_digest(), "error": ""}
+        card = dict.fromkeys(PRESENT_KEYS, "") | {"site": site.name, "source-digest": source_digest()}
         try:
+            card["codec"] = site.choose_codec(_text(config, "codec"))
             card["schema-digest"] = site.schema_digest(_text(config, "recipe"))
         except Exception as error:  # noqa: BLE001 - whatever a site raises, its text must not leave
-            card["error"] = noted(error, _log)
+            card |= {"codec": "", "error": noted(error, _log)}
         return RecordDict({CONFIG: ConfigRecord(dict(card))})
 
     return _reply(message, answer)
@@ -58,7 +57,7 @@ def train(message: Message, context: Context) -> Message:
 
     def answer() -> RecordDict:
         site = find(context.node_config, context.run_config)
-        return _pack(site.fit(_request(message)))
+        return _pack(site.answer(_question(message)))
 
     return _reply(message, answer)
 
@@ -71,34 +70,39 @@ def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
         return Message(Error(code, sentence), reply_to=message)
 
 
-def _request(message: Message) -> FitRequest:
+def _question(message: Message) -> RoundQuestion:
     config = _config(message, TRAIN_KEYS)
     arrays = message.content.get(ARRAYS)
     if set(message.content) != {ARRAYS, CONFIG} or not isinstance(arrays, ArrayRecord):
         raise FederationError(_STRANGE)
-    return FitRequest(
+    return RoundQuestion(
         number=_whole(config, "server-round", 1),
-        tensors={name: _tensor(name, array) for name, array in arrays.items()},
+        parcel=_parcel(arrays, config),
         seed=_whole(config, "seed", 0),
         recipe=_text(config, "recipe"),
         local_steps=_whole(config, "local-steps", 1),
         proximal_mu=_weight(config, "proximal-mu"),
-        schema_digest=_text(config, "schema-digest"),
+        answer_codec=_text(config, "answer-codec"),
+        differences_follow=_flag(config, "differences-follow"),
     )
 
 
-def _tensor(name: str, array: Array) -> NDArray[np.float32]:
-    # A copy, because what is read in place cannot be written and torch objects to that.
-    return decode_tensor(TensorSpec(name, tuple(array.shape)), array.data).copy()
+def _parcel(arrays: ArrayRecord, config: ConfigRecord) -> Parcel:
+    rows = ((name, tuple(array.shape), array.data) for name, array in arrays.items())
+    return Parcel.from_rows(
+        _text(config, "codec"), _text(config, "schema-digest"), _text(config, "base"), rows
+    )
 
 
-def _pack(reply: FitReply) -> RecordDict:
-    arrays = {name: Array(np.ascontiguousarray(value)) for name, value in reply.tensors.items()}
-    numbers = MetricRecord({NUM_EXAMPLES: reply.examples})
+def _pack(answer: RoundAnswer) -> RecordDict:
+    numbers = MetricRecord({NUM_EXAMPLES: answer.examples})
     for name in METRIC_NAMES:
-        if name in reply.metrics:
-            numbers[name] = float(reply.metrics[name])
-    return RecordDict({ARRAYS: ArrayRecord(arrays), METRICS: numbers})
+        if name in answer.metrics:
+            numbers[name] = float(answer.metrics[name])
+    parcel = answer.parcel
+    arrays = {n: Array("float32", tuple(s), "numpy.ndarray", data) for n, s, data in parcel.rows()}
+    facts = {"codec": parcel.codec, "schema-digest": parcel.schema.digest(), "base": parcel.base}
+    return RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: ConfigRecord(dict(facts)), METRICS: numbers})
 
 
 _STRANGE = (
@@ -117,6 +121,13 @@ def _config(message: Message, keys: frozenset[str]) -> ConfigRecord:
 def _text(config: ConfigRecord, key: str) -> str:
     value = config.get(key)
     if not isinstance(value, str):
+        raise FederationError(_STRANGE)
+    return value
+
+
+def _flag(config: ConfigRecord, key: str) -> bool:
+    value = config.get(key)
+    if not isinstance(value, bool):
         raise FederationError(_STRANGE)
     return value
 

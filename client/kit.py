@@ -97,6 +97,7 @@ class Kit:
             min_images=site.min_images,
             metrics=frozenset(site.metrics),
             max_update_norm=site.max_update_norm,
+            codecs=frozenset(site.codecs),
         )
 
     def make_state(self) -> Path:

@@ -12,6 +12,7 @@ import numpy as np
 
 from client.service.fit import FitReply, FitRequest
 from mediclip.errors import PolicyError
+from mediclip.exchange.codecs import CODEC_NAMES, FLOAT32, named_codec
 from mediclip.model.trainables import Trainables
 from mediclip.protocol import METRIC_NAMES
 
@@ -27,6 +28,7 @@ class Policy:
         min_images: Fewest support images from which an update may leave, at least 1.
         metrics: Which numbers may leave beside the number of support images.
         max_update_norm: Largest Euclidean norm of the site's own update, above 0.
+        codecs: Codecs in which an update may leave.
     """
 
     federation: str | None = None
@@ -35,6 +37,7 @@ class Policy:
     min_images: int = 1
     metrics: frozenset[str] = frozenset(METRIC_NAMES)
     max_update_norm: float | None = None
+    codecs: frozenset[str] = frozenset(CODEC_NAMES)
 
     def check_asker(self, federation: str, source_digest: str) -> None:
         """Refuse another federation, and to answer with other code.
@@ -71,6 +74,38 @@ class Policy:
                 "if that is wanted."
             )
             raise PolicyError(message, reason="rounds")
+
+    def choose_codec(self, wanted: str) -> str:
+        """Choose how updates leave: as wanted, else as whole float32 values.
+
+        Args:
+            wanted: The server's choice, a name with version.
+
+        Returns:
+            A name with version that the server can read.
+
+        Raises:
+            PolicyError: For the reason ``codec``.
+        """
+        known = [named_codec(name).name for name in CODEC_NAMES if name in self.codecs]
+        for name in (wanted, FLOAT32.name):
+            if name in known:
+                return name
+        message = (
+            f"An update must leave in one of the codecs {', '.join(sorted(self.codecs))}. The server wants "
+            "another; agree on one, or add it or float32 to 'codecs' in site.toml."
+        )
+        raise PolicyError(message, reason="codec")
+
+    def check_codec(self, name: str) -> None:
+        """Refuse to let an update leave in a codec that is not allowed.
+
+        Raises:
+            PolicyError: For the reason ``codec``.
+        """
+        if self.choose_codec(name) != name:
+            message = "An update must leave in the agreed codec. Another was asked for; ask for that one."
+            raise PolicyError(message, reason="codec")
 
     def check_images(self, count: int) -> None:
         """Refuse to train from too few images.

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from mediclip.config import Settings
 from mediclip.errors import SettingsError
+from mediclip.exchange.codecs import CODEC_NAMES, CodecName
 from mediclip.protocol import METRIC_NAMES
 
 MetricName = Literal["train_loss", "val_loss", "val_pixel_auroc"]
@@ -18,21 +19,18 @@ class SiteSettings(Settings):
     """Settings of one site.
 
     Attributes:
-        name: What server and history call the site. It leaves the site: no person's or patient's name.
-        data: Data folder in any layout that :func:`mediclip.data.manifest.open_dataset` knows.
-        support: Indexes of the support images in the train split; empty to draw ``shots`` of them.
-        shots: How many support images to draw.
-        seed: Seed of that draw.
-        backbone: Backbone spec, such as ``embedded`` or ``local-dir:FOLDER``; never the server's choice.
-        backbone_sha256: Digest that the backbone must have.
-        taps: Tapped blocks, 1-based; the backbone's own default when left out.
-        recipe: The only recipe, by name or TOML file, that the site trains with; any when left out.
-        device: Torch device that trains.
-        threads: Torch threads of the site's process.
-        max_rounds: Round after which the site answers no more; no limit when left out.
-        metrics: Which numbers may leave beside the number of support images.
-        min_images: Fewest support images from which an update may leave.
-        max_update_norm: Largest Euclidean norm of the site's own update that may leave; any when left out.
+        name: What server and history call the site. It leaves the site: no person's or patient's name. data:
+        Data folder in any layout that :func:`mediclip.data.manifest.open_dataset` knows. support: Indexes of
+        the support images in the train split; empty to draw ``shots`` of them. shots: How many support images
+        to draw. seed: Seed of that draw. backbone: Backbone spec, such as ``embedded`` or
+        ``local-dir:FOLDER``; never the server's choice. backbone_sha256: Digest that the backbone must have.
+        taps: Tapped blocks, 1-based; the backbone's own default when left out. recipe: The only recipe, by
+        name or TOML file, that the site trains with; any when left out. device: Torch device that trains.
+        threads: Torch threads of the site's process. max_rounds: Round after which the site answers no more;
+        no limit when left out. metrics: Which numbers may leave beside the number of support images.
+        min_images: Fewest support images from which an update may leave. max_update_norm: Largest Euclidean
+        norm of the site's own update that may leave; any when left out. codecs: Codecs in which an update may
+        leave; the server's choice, else ``float32``, is taken from them.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .-]+$")]
@@ -50,6 +48,7 @@ class SiteSettings(Settings):
     metrics: tuple[MetricName, ...] = METRIC_NAMES
     min_images: Annotated[int, Field(ge=1)] = 1
     max_update_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    codecs: Annotated[tuple[CodecName, ...], Field(min_length=1)] = CODEC_NAMES
 
     @model_validator(mode="after")
     def _has_one_support_set(self) -> Self:

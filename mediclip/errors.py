@@ -21,6 +21,7 @@
     │   └── TapError         a tapped layer lies outside the image tower
     ├── PromptError          phrases and context do not fit the text tower
     ├── SchemaError          tensors differ from the list of what may leave a site
+    │   └── BaseModelError   differences start from a model that is not held here
     ├── CheckpointError      a model or round file is damaged or belongs to something else
     ├── FederationError      the federation cannot go on
     │   ├── QuorumError      too few sites gave an update that counts
@@ -179,6 +180,12 @@ class SchemaError(MediClipError, ValueError):
 
     code = "schema"
     exit_code = 5
+
+
+class BaseModelError(SchemaError):
+    """Differences start from a model that this side does not hold."""
+
+    code = "base"
 
 
 class CheckpointError(MediClipError, ValueError):

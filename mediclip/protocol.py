@@ -22,11 +22,20 @@ METRICS: Final = "metrics"
 ROLL_CALL: Final = "roll_call"
 """Action of the question that a server asks a node once: who are you, and do we agree?"""
 
-ROLL_CALL_KEYS: Final = frozenset({"recipe", "schema-digest"})
-PRESENT_KEYS: Final = frozenset({"site", "schema-digest", "source-digest", "error"})
-TRAIN_KEYS: Final = frozenset(
-    {"server-round", "seed", "recipe", "local-steps", "schema-digest", "proximal-mu"}
-)
+ROLL_CALL_KEYS: Final = frozenset({"recipe", "schema-digest", "codec"})
+PRESENT_KEYS: Final = frozenset({"site", "schema-digest", "source-digest", "codec", "error"})
+PARCEL_KEYS: Final = frozenset({"codec", "schema-digest", "base"})
+"""What stands beside tensors, in both directions; the tensors are in the record of arrays."""
+
+TRAIN_KEYS: Final = PARCEL_KEYS | {
+    "server-round",
+    "seed",
+    "recipe",
+    "local-steps",
+    "proximal-mu",
+    "answer-codec",
+    "differences-follow",
+}
 
 NUM_EXAMPLES: Final = "num-examples"
 METRIC_NAMES: Final = ("train_loss", "val_loss", "val_pixel_auroc")
@@ -52,6 +61,7 @@ SENTENCES: Final = {
     "taps": "The site's tapped layers lie outside its backbone.",
     "prompts": "The phrases or the context do not fit the site's text tower.",
     "schema": "The site's model and the server's differ in their tensors.",
+    "base": "The site does not hold the model that the server's differences start from.",
     "checkpoint": "One of the site's files is damaged.",
     "federation": "The site takes no part in what was asked.",
     "service": "The service that owns the site's scans is not running.",
@@ -60,6 +70,7 @@ SENTENCES: Final = {
     "policy-rounds": "The site's policy ends before this round.",
     "policy-images": "The site has fewer images than its policy asks for.",
     "policy-norm": "The site's own update is larger than its policy lets leave.",
+    "policy-codec": "The site's policy lets no update leave in the codec that was asked for.",
     "not-dicom": "One of the site's files is no DICOM file.",
     "truncated": "One of the site's files is truncated.",
     "no-pixels": "One of the site's files holds no pixels.",

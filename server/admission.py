@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from mediclip.config import Recipe
 from mediclip.errors import SchemaError, UpdateRefusedError
+from mediclip.exchange.codec import Codec
+from mediclip.exchange.codecs import FLOAT32
 from mediclip.model.trainables import Schema, TensorSpec, Trainables
-from mediclip.protocol import ARRAYS, METRIC_NAMES, METRICS, NUM_EXAMPLES, decode_tensor, error_word
+from mediclip.protocol import ARRAYS, CONFIG, METRIC_NAMES, METRICS, NUM_EXAMPLES, PARCEL_KEYS, error_word
 from server.difference import Difference
 from server.settings import RunSettings
 
@@ -89,7 +91,16 @@ def limits_for(settings: RunSettings, recipe: Recipe, schema: Schema) -> Limits:
     return Limits(settings.max_update_norm or derived, settings.max_examples)
 
 
-def admit(reply: Message, site: str, current: Trainables, schema: Schema, limits: Limits) -> Update:
+def admit(
+    reply: Message,
+    site: str,
+    current: Trainables,
+    schema: Schema,
+    limits: Limits,
+    *,
+    codec: Codec = FLOAT32,
+    base: str = "",
+) -> Update:
     """Check one reply to a training request.
 
     Args:
@@ -98,20 +109,28 @@ def admit(reply: Message, site: str, current: Trainables, schema: Schema, limits
         current: The global model that the site was sent.
         schema: The tensors that must be there.
         limits: Bounds on norm and examples.
+        codec: The codec that the site agreed to.
+        base: Digest of ``current`` where the codec writes differences from it.
 
     Returns:
         The update. More examples than allowed are capped, not refused.
 
     Raises:
         UpdateRefusedError: With one of the reasons ``site-<code>`` (the site answered with an error),
-            ``records``, ``names``, ``shape``, ``dtype``, ``encoding``, ``not-finite``, ``norm``,
-            ``examples``, ``metric-name`` or ``metric-value``.
+            ``records``, ``codec``, ``schema``, ``base``, ``names``, ``shape``, ``dtype``, ``encoding``,
+            ``not-finite``, ``norm``, ``examples``, ``metric-name`` or ``metric-value``.
     """
     if reply.has_error():
         word = error_word(reply.error.code)
         raise _refusal(site, f"site-{word}", "must hold tensors", "It holds an error")
-    arrays, numbers = _records(reply, site)
-    difference = Difference(schema, _tensors(arrays, site, schema), current)
+    arrays, facts, numbers = _records(reply, site)
+    expected = {"codec": codec.name, "schema-digest": schema.digest(), "base": base}
+    for key, value in expected.items():
+        if facts.get(key) != value:
+            reason = key.removesuffix("-digest")
+            raise _refusal(site, reason, f"must be of the {reason} that was asked for", "It is of another")
+    values = _tensors(arrays, site, schema, codec)
+    difference = Difference(schema, values, current if codec.is_exact else None)
     norm = difference.norm()
     if not math.isfinite(norm):
         raise _refusal(site, "not-finite", "must be finite", "It is not")
@@ -129,27 +148,35 @@ def _refusal(site: str, reason: str, rule: str, found: str) -> UpdateRefusedErro
     return UpdateRefusedError(reason, message)
 
 
-def _records(reply: Message, site: str) -> tuple[ArrayRecord, MetricRecord]:
-    arrays, metrics = reply.content.get(ARRAYS), reply.content.get(METRICS)
-    is_known = set(reply.content) == {ARRAYS, METRICS}
-    if not is_known or not isinstance(arrays, ArrayRecord) or not isinstance(metrics, MetricRecord):
-        raise _refusal(site, "records", f"must hold the records {ARRAYS} and {METRICS}", "It holds others")
-    return arrays, metrics
+def _records(reply: Message, site: str) -> tuple[ArrayRecord, ConfigRecord, MetricRecord]:
+    arrays, facts, metrics = (reply.content.get(name) for name in (ARRAYS, CONFIG, METRICS))
+    is_known = (
+        set(reply.content) == {ARRAYS, CONFIG, METRICS}
+        and isinstance(arrays, ArrayRecord)
+        and isinstance(facts, ConfigRecord)
+        and set(facts) == PARCEL_KEYS
+        and isinstance(metrics, MetricRecord)
+    )
+    if not is_known:
+        raise _refusal(
+            site, "records", f"must hold the records {ARRAYS}, {CONFIG} and {METRICS}", "It holds others"
+        )
+    return cast("ArrayRecord", arrays), cast("ConfigRecord", facts), cast("MetricRecord", metrics)
 
 
-def _tensors(arrays: ArrayRecord, site: str, schema: Schema) -> Trainables:
+def _tensors(arrays: ArrayRecord, site: str, schema: Schema, codec: Codec) -> Trainables:
     if set(arrays) != {spec.name for spec in schema.tensors}:
         raise _refusal(site, "names", "must hold the tensors of the schema", "It holds others")
-    return {spec.name: _tensor(arrays[spec.name], site, spec) for spec in schema.tensors}
+    return {spec.name: _tensor(arrays[spec.name], site, spec, codec) for spec in schema.tensors}
 
 
-def _tensor(array: Array, site: str, spec: TensorSpec) -> NDArray[np.float32]:
+def _tensor(array: Array, site: str, spec: TensorSpec, codec: Codec) -> NDArray[np.float32]:
     if tuple(array.shape) != spec.shape:
         raise _refusal(site, "shape", f"must have {spec.shape} for '{spec.name}'", "It has another shape")
     if array.dtype != "float32":
         raise _refusal(site, "dtype", f"must be float32 in '{spec.name}'", "It is of another type")
     try:
-        return decode_tensor(spec, array.data)
+        return codec.decode(spec, array.data)
     except SchemaError as error:
         raise _refusal(site, "encoding", f"must be readable in '{spec.name}'", "It is not") from error
 

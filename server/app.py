@@ -12,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from mediclip.config import Recipe
 from mediclip.errors import CheckpointError, MediClipError, QuorumError, SettingsError
+from mediclip.exchange.codecs import named_codec
 from mediclip.model.trainables import Schema, Trainables, initial_trainables
 from mediclip.provenance import source_digest
 from mediclip.training.checkpoint import write_atomically
@@ -19,6 +20,7 @@ from server.admission import limits_for
 from server.aggregation import Aggregator, derived_server_rate
 from server.checkpointing import RoundState, RunIdentity, load_round, save_round
 from server.collection import Collected, Collector
+from server.downlink import Downlink
 from server.history import History
 from server.roster import Roster
 from server.run_process import alone, end_with
@@ -77,7 +79,12 @@ def federate(grid: Grid, settings: RunSettings) -> Trainables:
     """
     schema, recipe = _read_plan(settings)
     identity = RunIdentity(
-        schema.digest(), recipe.digest(), settings.seed, settings.strategy, settings.local_steps
+        schema.digest(),
+        recipe.digest(),
+        settings.seed,
+        settings.strategy,
+        settings.local_steps,
+        settings.codec,
     )
     checkpoint, history = settings.out / CHECKPOINT, History(settings.out / HISTORY)
     state = _first_or_last_round(checkpoint, schema, identity)
@@ -87,10 +94,18 @@ def federate(grid: Grid, settings: RunSettings) -> Trainables:
     aggregator = Aggregator(
         settings, schema, limits, settings.sites, settings.out, rate, moments=dict(state.optimiser)
     )
-    question = ConfigRecord({"recipe": recipe.model_dump_json(), "schema-digest": schema.digest()})
+    downlink = Downlink(named_codec(settings.codec), schema, state.view or state.tensors)
+    downlink.holders = frozenset(state.holders) if state.number else None
+    question = ConfigRecord(
+        {
+            "recipe": recipe.model_dump_json(),
+            "schema-digest": schema.digest(),
+            "codec": downlink.codec.name,
+        }
+    )
     roster = Roster(question, source_digest())
     roster.gather(grid, settings.sites, settings.join_timeout_s)
-    collector = Collector(grid, settings, schema, recipe, limits, roster)
+    collector = Collector(grid, settings, schema, recipe, limits, roster, downlink)
 
     for number in range(state.number + 1, settings.rounds + 1):
         if (settings.out / STOP).exists():
@@ -98,13 +113,14 @@ def federate(grid: Grid, settings: RunSettings) -> Trainables:
             return state.tensors
         started = time.monotonic()
         with aggregator.round() as updates:
-            collected = collector.collect(number, state.tensors, updates)
+            collected = collector.collect(number, downlink.prepare(state.tensors), updates)
             entry = collected.entry(number)
             if len(collected.receipts) < settings.needed:
                 history.append({**entry, "failed": QuorumError.code})
                 raise QuorumError(_no_quorum(settings, number, collected))
             tensors = aggregator.step(number, state.tensors, updates)
-        state = RoundState(number, tensors, dict(aggregator.moments))
+        downlink.settle(collected.receipts)
+        state = RoundState(number, tensors, dict(aggregator.moments), downlink.kept, downlink.answered)
         history.append({**entry, "seconds": round(time.monotonic() - started, 3)})
         save_round(checkpoint, state, identity)
         _log.info("Round %d of %d: %s", number, settings.rounds, entry["metrics"])

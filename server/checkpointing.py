@@ -1,5 +1,6 @@
 """A finished round as one safetensors file: trainables, optimiser state and what they belong to."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mediclip.training.checkpoint import load_tensors, save_tensors, versions
 FORMAT = "round/1"
 _TRAINABLE = "trainable/"
 _OPTIMISER = "optimiser/"
+_VIEW = "view/"
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class RunIdentity:
         seed: The run's seed.
         strategy: Name of the strategy.
         local_steps: Optimiser steps of a site in a round.
+        codec: How tensors travel; ``float32`` in files of versions that knew no other.
     """
 
     schema: str
@@ -33,6 +36,7 @@ class RunIdentity:
     seed: int
     strategy: str
     local_steps: int
+    codec: str = "float32"
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,15 @@ class RoundState:
         number: The finished round; 0 before the first.
         tensors: The global model.
         optimiser: State of the server's optimiser, empty for strategies that have none.
+        view: The model that the sites trained from in the round, where it is not the global one of the time.
+        holders: Sites that hold it.
     """
 
     number: int
     tensors: Trainables
     optimiser: dict[str, NDArray[Any]] = field(default_factory=dict)
+    view: Trainables | None = None
+    holders: tuple[str, ...] = ()
 
 
 def save_round(path: Path, state: RoundState, identity: RunIdentity) -> None:
@@ -60,8 +68,10 @@ def save_round(path: Path, state: RoundState, identity: RunIdentity) -> None:
     """
     tensors: dict[str, NDArray[Any]] = {_TRAINABLE + name: value for name, value in state.tensors.items()}
     tensors |= {_OPTIMISER + name: value for name, value in state.optimiser.items()}
+    tensors |= {_VIEW + name: value for name, value in (state.view or {}).items()}
     facts = {
         "format": FORMAT,
+        "holders": list(state.holders),
         "round": state.number,
         "identity": asdict(identity),
         "source": source_digest(),
@@ -82,10 +92,11 @@ def load_round(path: Path, schema: Schema, identity: RunIdentity) -> RoundState:
         The finished round.
 
     Raises:
-        CheckpointError: If the file is damaged or of another schema, recipe, seed, strategy or step count.
+        CheckpointError: If the file is damaged or of another schema, recipe, seed, strategy, step count
+            or codec.
     """
     tensors, facts = load_tensors(path)
-    found = facts.get("identity", {})
+    found = {"codec": "float32", **facts.get("identity", {})}
     for name, expected in asdict(identity).items():
         if found.get(name) != expected:
             message = (
@@ -94,11 +105,24 @@ def load_round(path: Path, schema: Schema, identity: RunIdentity) -> RoundState:
                 "use its settings or another folder."
             )
             raise CheckpointError(message)
-    values = {n.removeprefix(_TRAINABLE): v for n, v in tensors.items() if n.startswith(_TRAINABLE)}
-    optimiser = {n.removeprefix(_OPTIMISER): v for n, v in tensors.items() if n.startswith(_OPTIMISER)}
+    parts = {prefix: _part(tensors, prefix) for prefix in (_TRAINABLE, _OPTIMISER, _VIEW)}
+    values, view = parts[_TRAINABLE], parts[_VIEW] or None
     try:
-        check_trainables(schema, values)
+        for model in (values, view):
+            if model is not None:
+                check_trainables(schema, model)
     except SchemaError as error:
         message = f"A round file must hold the schema's tensors. {path.name!r} does not; use another folder."
         raise CheckpointError(message) from error
-    return RoundState(int(facts["round"]), {t.name: values[t.name] for t in schema.tensors}, optimiser)
+    names = [spec.name for spec in schema.tensors]
+    return RoundState(
+        int(facts["round"]),
+        {name: values[name] for name in names},
+        parts[_OPTIMISER],
+        None if view is None else {name: view[name] for name in names},
+        tuple(facts.get("holders", ())),
+    )
+
+
+def _part(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
+    return {n.removeprefix(prefix): value for n, value in tensors.items() if n.startswith(prefix)}

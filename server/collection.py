@@ -1,20 +1,22 @@
 """One round's questions and answers: every site is asked, and each answer is admitted, added and dropped."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from mediclip.config import Recipe
-from mediclip.errors import UpdateRefusedError
-from mediclip.model.trainables import Schema, Trainables
-from mediclip.protocol import ARRAYS, CONFIG
+from mediclip.errors import BaseModelError, UpdateRefusedError
+from mediclip.exchange.codecs import agreed_codec
+from mediclip.exchange.parcel import Parcel
+from mediclip.model.trainables import Schema
+from mediclip.protocol import ARRAYS, CONFIG, error_word
 from server.admission import Limits, Receipt, admit
 from server.aggregation import Round, mean_metrics
+from server.downlink import Downlink, Outgoing
 from server.roster import NO_ANSWER, Roster
 from server.settings import RunSettings
 from server.stream import ReplyStream
@@ -71,6 +73,7 @@ class Collector:
         recipe: What the sites train with.
         limits: Bounds on an update.
         roster: Who takes part.
+        downlink: What the sites hold.
         late: Sites that did not answer when they were asked last. One that hangs must not hold up every round
             until the timeout: when all others have answered, it has once more the time that they took.
     """
@@ -81,14 +84,15 @@ class Collector:
     recipe: Recipe
     limits: Limits
     roster: Roster
+    downlink: Downlink
     late: set[str] = field(default_factory=set)
 
-    def collect(self, number: int, current: Trainables, round_: Round) -> Collected:
+    def collect(self, number: int, outgoing: Outgoing, round_: Round) -> Collected:
         """Ask every site, and those without an admitted update again while the quorum is missing.
 
         Args:
             number: The round, from 1.
-            current: The global model.
+            outgoing: The global model.
             round_: Takes in the updates that count.
 
         Returns:
@@ -104,21 +108,35 @@ class Collector:
                 is_enough = len(self.roster.sites) >= self.settings.needed
                 patience_s = NEWCOMERS_S if is_enough else self.settings.join_timeout_s
                 self.roster.call(self.grid, min(patience_s, self.settings.join_timeout_s))
-            self._ask(number, current, round_, collected)
+            self._ask(number, outgoing, round_, collected)
             if len(collected.receipts) >= self.settings.needed:
                 break
         return collected
 
-    def _ask(self, number: int, current: Trainables, round_: Round, collected: Collected) -> None:
+    def _ask(self, number: int, outgoing: Outgoing, round_: Round, collected: Collected) -> None:
         collected.refused = {s: r for s, r in self.roster.refused.items() if s not in collected.receipts}
         asked = {n: site for n, site in self.roster.sites.items() if site not in collected.receipts}
         stream = ReplyStream(self.grid, self.settings.round_timeout_s)
-        requests = self._requests(number, current, sorted(asked, key=asked.__getitem__))
+        changes = {n for n, site in asked.items() if outgoing.change and self.downlink.is_holder(site)}
+        whole = to_records(outgoing.whole)
+        change = whole if outgoing.change is None else to_records(outgoing.change)
+        requests = [
+            self._request(number, change if n in changes else whole, n, asked[n])
+            for n in sorted(asked, key=asked.__getitem__)
+        ]
         collected.bytes_down += sum(payload_bytes(request) for request in requests)
         stream.push(requests)
         collected.refused |= dict.fromkeys(asked.values(), NO_ANSWER)
         for node, reply in stream:
-            self._take(number, asked[node], reply, current, round_, collected)
+            site = asked[node]
+            collected.bytes_up += payload_bytes(reply)
+            if node in changes and _lacks_base(reply):
+                changes.remove(node)
+                request = self._request(number, whole, node, site)
+                collected.bytes_down += payload_bytes(request)
+                stream.push([request])
+                continue
+            self._take(number, site, reply, outgoing, round_, collected)
             if (
                 self._silent(asked, collected) <= self.late
                 and len(collected.receipts) >= self.settings.needed
@@ -129,12 +147,13 @@ class Collector:
         self.late.update(silent)
 
     def _take(
-        self, number: int, site: str, reply: Message, current: Trainables, round_: Round, collected: Collected
+        self, number: int, site: str, reply: Message, outgoing: Outgoing, round_: Round, collected: Collected
     ) -> None:
         del collected.refused[site]
-        collected.bytes_up += payload_bytes(reply)
+        codec = agreed_codec(self.roster.codecs[site])
+        base = "" if codec.is_exact else outgoing.digest
         try:
-            update = admit(reply, site, current, self.schema, self.limits)
+            update = admit(reply, site, outgoing.view, self.schema, self.limits, codec=codec, base=base)
         except UpdateRefusedError as refusal:
             collected.refused[site] = refusal.reason
             _log.warning("Round %d: %s", number, refusal)
@@ -145,33 +164,46 @@ class Collector:
     def _silent(self, asked: Mapping[int, str], collected: Collected) -> set[str]:
         return {site for site in asked.values() if collected.refused.get(site) == NO_ANSWER}
 
-    def _requests(self, number: int, current: Trainables, nodes: Sequence[int]) -> list[Message]:
-        config = ConfigRecord(
-            {
-                "server-round": number,
-                "seed": self.settings.seed,
-                "recipe": self.recipe.model_dump_json(),
-                "local-steps": self.settings.local_steps,
-                "schema-digest": self.schema.digest(),
-            }
-        )
+    def _request(
+        self, number: int, parcel: tuple[ArrayRecord, ConfigRecord], node: int, site: str
+    ) -> Message:
+        arrays, config = parcel[0], ConfigRecord(dict(parcel[1]))  # all sites share one record of arrays
+        config["server-round"] = number
+        config["seed"] = self.settings.seed
+        config["recipe"] = self.recipe.model_dump_json()
+        config["local-steps"] = self.settings.local_steps
+        config["answer-codec"] = self.roster.codecs[site]
+        config["differences-follow"] = not self.downlink.codec.is_exact
         if self.settings.strategy == "fedprox":
             config["proximal-mu"] = self.settings.proximal_mu
-        content = RecordDict({ARRAYS: to_record(current), CONFIG: config})
+        content = RecordDict({ARRAYS: arrays, CONFIG: config})
         ttl, group = self.settings.round_timeout_s, str(number)  # the group is named in a SuperNode's log
-        return [Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=group) for node in nodes]
+        return Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=group)
 
 
-def to_record(tensors: Trainables) -> ArrayRecord:
-    """Pack tensors for a message."""
-    return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in tensors.items()})
+def _lacks_base(reply: Message) -> bool:
+    return reply.has_error() and error_word(reply.error.code) == BaseModelError.code
+
+
+def to_records(parcel: Parcel) -> tuple[ArrayRecord, ConfigRecord]:
+    """Pack a parcel for a message."""
+    arrays = {n: Array("float32", tuple(s), "numpy.ndarray", data) for n, s, data in parcel.rows()}
+    facts = {"codec": parcel.codec, "schema-digest": parcel.schema.digest(), "base": parcel.base}
+    return ArrayRecord(arrays), ConfigRecord(dict(facts))
 
 
 def payload_bytes(message: Message) -> int:
-    """Count what a message carries, without its envelope."""
+    """Count what a message carries, without its envelope: tensors as they are, a number as eight bytes."""
     if message.has_error():
         return 0
     content = message.content
     arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
-    metrics = sum(record.count_bytes() for record in content.metric_records.values())
-    return arrays + metrics + sum(record.count_bytes() for record in content.config_records.values())
+    numbers = [item for record in content.metric_records.values() for item in record.items()]
+    facts = [item for record in content.config_records.values() for item in record.items()]
+    return arrays + sum(len(key) + _plain_bytes(value) for key, value in (*numbers, *facts))
+
+
+def _plain_bytes(value: object) -> int:
+    if isinstance(value, list):
+        return sum(_plain_bytes(item) for item in value)
+    return len(value) if isinstance(value, str | bytes) else 8

@@ -12,6 +12,7 @@ from typing import Final
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from mediclip.exchange.codecs import FLOAT32
 from mediclip.protocol import CONFIG, PRESENT_KEYS, ROLL_CALL, SENTENCES, error_word
 from server.stream import ReplyStream
 
@@ -25,18 +26,20 @@ class Roster:
     """The nodes that take part, by the names that they gave.
 
     Attributes:
-        question: What a node is asked: the recipe and the digest of the tensors that travel.
+        question: What a node is asked: the recipe, the digest of the tensors that travel and the codec.
         source: Digest of the code that must run everywhere.
         sites: Name of each node that agreed.
         refused: Why another node takes no part: ``no-answer``, ``site-<code>``, ``answer``, ``name``, ``key``
-            (it gave another name than that of its key), ``schema``, ``source`` or ``duplicate``, by site, or
-            by ``node-<id>`` where the name is not known.
+            (it gave another name than that of its key), ``schema``, ``codec``, ``source`` or ``duplicate``,
+            by site, or by ``node-<id>`` where the name is not known.
+        codecs: Codec that each site agreed to, a name with version.
     """
 
     question: ConfigRecord
     source: str
     sites: dict[int, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    codecs: dict[str, str] = field(default_factory=dict)
     _asked: set[int] = field(default_factory=set)
 
     def call(self, grid: Grid, timeout_s: float) -> None:
@@ -103,9 +106,13 @@ class Roster:
             return registered, "duplicate"
         if card["error"]:
             return name, f"site-{card['error']}"
-        if card["schema-digest"] != self.question["schema-digest"]:
-            return name, "schema"
-        return name, "" if card["source-digest"] == self.source else "source"
+        self.codecs[name] = card["codec"]
+        agreements = {
+            "schema": card["schema-digest"] == self.question["schema-digest"],
+            "codec": card["codec"] in {self.question["codec"], FLOAT32.name},
+            "source": card["source-digest"] == self.source,
+        }
+        return name, next((reason for reason, is_met in agreements.items() if not is_met), "")
 
 
 def _label(node: int, name: str) -> str:

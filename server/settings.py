@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from mediclip.config import Settings
+from mediclip.exchange.codecs import CodecName
 
 
 def _absolute(path: Path) -> Path:
@@ -39,6 +40,8 @@ class RoundSettings(Settings):
         join_timeout_s: Longest wait for sites to appear in seconds.
         max_examples: Most images that one site can count with in the average.
         max_update_norm: Largest Euclidean norm of an update; 0 derives it from the optimiser.
+        codec: How tensors travel, both ways: whole in ``float32``, or as differences. A site whose policy
+            does not allow it sends float32.
     """
 
     quorum: Annotated[int, Field(ge=0)] = 0
@@ -54,6 +57,7 @@ class RoundSettings(Settings):
     join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
     max_examples: Annotated[int, Field(ge=1)] = 64
     max_update_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    codec: CodecName = "float32"
 
 
 class RunSettings(RoundSettings):

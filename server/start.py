@@ -155,7 +155,12 @@ def _finished_round(launch: Launch, out: Path) -> int:
         return 0
     schema, settings = launch.settings.schema_for(launch.recipe), launch.settings
     identity = RunIdentity(
-        schema.digest(), launch.recipe.digest(), settings.seed, settings.strategy, settings.local_steps
+        schema.digest(),
+        launch.recipe.digest(),
+        settings.seed,
+        settings.strategy,
+        settings.local_steps,
+        settings.codec,
     )
     return load_round(checkpoint, schema, identity).number
 

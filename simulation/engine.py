@@ -1,6 +1,7 @@
 """Many sites in one process: the same ServerApp and ClientApp without SuperLink, Ray or sockets."""
 
 import copy
+import hashlib
 import logging
 import os
 import threading
@@ -18,11 +19,11 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app as client_app
-from client.service.fit import SiteService
+from client.service.fit import Fitter
 from client.service.registry import SITE, serve, withdraw
 from mediclip.protocol import CONFIG, METRICS, NUM_EXAMPLES
 from server.app import HISTORY, app as server_app
-from simulation.plan import Event, FederatedResult, OnEvent, Plan, RoundWatch, read_result
+from simulation.plan import SITES_FOLDER, Event, FederatedResult, OnEvent, Plan, RoundWatch, read_result
 from simulation.threads import one_torch_thread
 
 _RUN_ID = 1
@@ -35,7 +36,7 @@ OnMessage = Callable[[Message], None]
 
 def run_in_process(
     plan: Plan,
-    sites: Sequence[SiteService],
+    sites: Sequence[Fitter],
     *,
     parallel: int | None = None,
     on_event: OnEvent | None = None,
@@ -71,7 +72,7 @@ def run_in_process(
     workers = parallel or min(len(sites), os.cpu_count() or 1)
     with ExitStack() as stack:
         for site in sites:
-            serve(site.name, site)
+            serve(site.name, site, settings.out / SITES_FOLDER / _folder_name(site.name))
             stack.callback(withdraw, site.name)
         stack.enter_context(one_torch_thread())
         stack.enter_context(_quiet_flower())
@@ -233,6 +234,11 @@ class InProcessGrid(Grid):
 def _round_number(message: Message) -> int:
     number = message.content.config_records[CONFIG].get("server-round", 0)
     return number if isinstance(number, int) else 0
+
+
+def _folder_name(site: str) -> str:
+    # A site's name may be one that no folder can have.
+    return hashlib.sha256(site.encode()).hexdigest()[:16]
 
 
 def _identify() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mediclip.config import Recipe
 from mediclip.errors import CheckpointError
+from mediclip.exchange.codecs import CodecName
 from mediclip.model.trainables import Schema, Trainables
 from mediclip.training.checkpoint import write_atomically
 from server.app import CHECKPOINT, HISTORY, refuse_earlier_run
@@ -15,6 +16,8 @@ from server.settings import RunSettings, StrategyName
 
 SCHEMA_FILE = "schema.json"
 RECIPE_FILE = "recipe.json"
+SITES_FOLDER = "sites"
+"""Name of the folder in a run's for what simulated sites keep, and for their settings."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Plan:
         join_timeout_s: Longest wait for sites to appear in seconds.
         max_examples: Most images that one site can count with.
         max_update_norm: Largest norm of an update; derived from the optimiser when 0.
+        codec: How differences travel, both ways.
         resume: Go on from the last finished round in ``out``.
     """
 
@@ -77,6 +81,7 @@ class Plan:
     join_timeout_s: float = 600.0
     max_examples: int = 64
     max_update_norm: float = 0.0
+    codec: CodecName = "float32"
     resume: bool = False
 
     def prepare(self, sites: int, sites_dir: Path | None = None) -> RunSettings:
@@ -124,7 +129,7 @@ class Plan:
     def identity(self) -> RunIdentity:
         """What the plan's rounds belong to."""
         return RunIdentity(
-            self.schema.digest(), self.recipe.digest(), self.seed, self.strategy, self.local_steps
+            self.schema.digest(), self.recipe.digest(), self.seed, self.strategy, self.local_steps, self.codec
         )
 
 

@@ -13,7 +13,7 @@ from server.app import HISTORY, OUTCOME
 from server.flower_processes import FlowerHome, free_port, script, stop_group, wait_until_listening
 from server.outcome import raise_failure
 from server.settings import RunSettings
-from simulation.plan import FederatedResult, OnEvent, Plan, RoundWatch, read_result
+from simulation.plan import SITES_FOLDER, FederatedResult, OnEvent, Plan, RoundWatch, read_result
 
 CONNECTION: Final = "simulation"
 _STATUS_TIMEOUT_S: Final = 20.0
@@ -49,7 +49,7 @@ def run_ray(
     """
     started = time.monotonic()
     _check_names(sites)
-    folder = plan.out.resolve() / "sites"
+    folder = plan.out.resolve() / SITES_FOLDER
     settings = plan.prepare(len(sites), folder)
     watch = RoundWatch(settings.out / HISTORY, on_event, after=plan.finished_round())
     folder.mkdir(exist_ok=True)

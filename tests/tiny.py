@@ -6,12 +6,15 @@ import io
 import numpy as np
 from flwr.app import Array
 
-from client.service.fit import FitRequest
+from client.service.exchange import as_seen
+from client.service.fit import FitRequest, RoundQuestion
 from client.service.site import Material, Site
 from mediclip.config import load_recipe
+from mediclip.exchange.codecs import named_codec
+from mediclip.exchange.parcel import pack_values
 from mediclip.model.backbone import load_backbone
 from mediclip.model.network import MediClip
-from mediclip.model.trainables import initial_trainables
+from mediclip.model.trainables import Schema, TensorSpec, initial_trainables
 from mediclip.protocol import METRIC_NAMES
 from simulation.plan import Plan
 
@@ -94,3 +97,23 @@ def largest_difference(first, second):
 
 
 ALL_METRICS = set(METRIC_NAMES)
+
+
+def question_of(request, codec="float32"):
+    """Ask for a round as a server does that sends the whole model."""
+    schema = Schema(tuple(TensorSpec(name, value.shape) for name, value in request.tensors.items()))
+    parcel = pack_values(schema, request.tensors)
+    return RoundQuestion(
+        number=request.number,
+        parcel=parcel,
+        seed=request.seed,
+        recipe=request.recipe,
+        local_steps=request.local_steps,
+        proximal_mu=request.proximal_mu,
+        answer_codec=named_codec(codec).name,
+    )
+
+
+def fit(site, request, *federation, codec="float32"):
+    """Let a site answer a round, and read the answer as a server does."""
+    return as_seen(site.answer(question_of(request, codec), *federation), request)

@@ -69,12 +69,22 @@ class _Servicer(SiteServiceServicer):
 
         return _answered(context, answer)
 
+    def ChooseCodec(  # noqa: N802
+        self, question: pb.CodecQuestion, context: grpc.ServicerContext
+    ) -> pb.CodecAnswer:
+        """Choose the codec."""
+
+        def answer() -> pb.CodecAnswer:
+            return pb.CodecAnswer(codec=self._site.choose_codec(question.codec, question.federation))
+
+        return _answered(context, answer)
+
     def Fit(self, question: pb.FitQuestion, context: grpc.ServicerContext) -> pb.FitAnswer:  # noqa: N802
         """Train for one round."""
 
         def answer() -> pb.FitAnswer:
-            reply = self._site.fit(wire.from_question(question), question.federation)
-            return wire.to_answer(reply)
+            found = self._site.answer(wire.from_question(question), question.federation)
+            return wire.to_answer(found)
 
         return _answered(context, answer)
 

@@ -7,16 +7,57 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mediclip.exchange.parcel import Parcel
 from mediclip.model.trainables import Trainables
 
 
 @dataclass(frozen=True)
-class FitRequest:
-    """One round's work.
+class RoundQuestion:
+    """One round's work as it came over the network.
 
     Attributes:
         number: The round, from 1.
-        tensors: The global model, as it came over the network.
+        parcel: The global model, whole or as a difference from one that the site holds.
+        seed: The run's seed, at least 0.
+        recipe: The recipe as JSON.
+        local_steps: Optimiser steps, at least 1.
+        proximal_mu: Weight of FedProx's pull towards the global model, at least 0.
+        answer_codec: Codec of the answer, a name with version.
+        differences_follow: Whether the model must be kept, because differences from it will be sent.
+    """
+
+    number: int
+    parcel: Parcel
+    seed: int
+    recipe: str
+    local_steps: int
+    proximal_mu: float
+    answer_codec: str
+    differences_follow: bool = False
+
+
+@dataclass(frozen=True)
+class RoundAnswer:
+    """What leaves the site after a round, and nothing else.
+
+    Attributes:
+        parcel: The locally trained model, whole or as a difference from the global model.
+        examples: Number of support images.
+        metrics: Numbers that the site's settings allow.
+    """
+
+    parcel: Parcel
+    examples: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """One round's work, decoded.
+
+    Attributes:
+        number: The round, from 1.
+        tensors: The global model.
         seed: The run's seed, at least 0.
         recipe: The recipe as JSON.
         local_steps: Optimiser steps, at least 1.
@@ -35,7 +76,7 @@ class FitRequest:
 
 @dataclass(frozen=True)
 class FitReply:
-    """What leaves the site after a round, and nothing else.
+    """What a site makes of a round, before it is encoded.
 
     Attributes:
         tensors: The locally trained model.
@@ -50,6 +91,34 @@ class FitReply:
 
 PrivateState = Mapping[str, NDArray[np.generic]]
 """What a site keeps for itself from round to round, by name: tensors, optimiser state; it never leaves."""
+
+
+class Fitter(Protocol):
+    """A site that trains and keeps nothing from round to round."""
+
+    @property
+    def name(self) -> str:
+        """What the server calls the site."""
+        ...
+
+    def schema_digest(self, recipe: str) -> str:
+        """Digest the tensors that the site would send.
+
+        Args:
+            recipe: The recipe as JSON.
+
+        Raises:
+            MediClipError: If the site cannot or will not train with it.
+        """
+        ...
+
+    def fit(self, request: FitRequest) -> FitReply:
+        """Train for one round; the same request gets the same reply.
+
+        Raises:
+            MediClipError: If the site cannot or will not.
+        """
+        ...
 
 
 class Trainer(Protocol):
@@ -103,8 +172,16 @@ class SiteService(Protocol):
         """
         ...
 
-    def fit(self, request: FitRequest) -> FitReply:
-        """Train for one round; the same request gets the same reply.
+    def choose_codec(self, wanted: str) -> str:
+        """Choose the codec of the site's answers, all names with version.
+
+        Raises:
+            MediClipError: If the site allows none that the server can read.
+        """
+        ...
+
+    def answer(self, question: RoundQuestion) -> RoundAnswer:
+        """Train for one round; the same question gets the same answer.
 
         Raises:
             MediClipError: If the site cannot or will not.

@@ -4,12 +4,14 @@ import hashlib
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from client.policy import Policy, update_norm
 from client.scrub import noted
 from client.service.audit import AuditLog, ChainEnd
-from client.service.fit import FitReply, FitRequest, PrivateState, Trainer
+from client.service.exchange import as_seen, encoded, received, undecoded, without_exchange
+from client.service.fit import FitReply, FitRequest, RoundAnswer, RoundQuestion, Trainer
 from client.service.rounds import Question, RoundStore
 from mediclip.errors import PolicyError
 from mediclip.provenance import source_digest
@@ -79,11 +81,32 @@ class GuardedSite:
             self._audit.append("introduced", schema=digest)
             return digest
 
-    def fit(self, request: FitRequest, federation: str) -> FitReply:
+    def choose_codec(self, wanted: str, federation: str) -> str:
+        """Choose the codec in which updates leave.
+
+        Args:
+            wanted: The server's choice, a name with version.
+            federation: What the run says it belongs to.
+
+        Returns:
+            A name with version that the server can read.
+
+        Raises:
+            PolicyError: If the policy refuses.
+        """
+
+        def answer() -> str:
+            self._policy.check_asker(federation, self._source)
+            return self._policy.choose_codec(wanted)
+
+        with self._lock:
+            return self._noting(answer, asked="codec")
+
+    def answer(self, question: RoundQuestion, federation: str) -> RoundAnswer:
         """Train for one round, or repeat the answer that it already got.
 
         Args:
-            request: The round's work.
+            question: The round's work.
             federation: What the run says it belongs to.
 
         Returns:
@@ -92,37 +115,58 @@ class GuardedSite:
         Raises:
             MediClipError: If the policy refuses, or the site cannot train.
         """
-        question = Question(federation, request)
         with self._lock:
-            return self._noting(lambda: self._answer(question), asked="round", round=request.number)
+            return self._noting(
+                lambda: self._answer(question, federation), asked="round", round=question.number
+            )
 
-    def _answer(self, question: Question) -> FitReply:
-        request = question.request
-        self._policy.check_asker(question.federation, self._source)
-        self._policy.check_round(request.number)
+    def _answer(self, asked: RoundQuestion, federation: str) -> RoundAnswer:
+        self._policy.check_asker(federation, self._source)
+        self._policy.check_round(asked.number)
+        self._policy.check_codec(asked.answer_codec)
+        request = undecoded(asked)
+        kept = self._rounds.private_before(Question(federation, request))
+        tensors = received(asked, kept, lambda: self._site.schema_digest(asked.recipe))
+        question = Question(federation, replace(request, tensors=tensors), asked.answer_codec)
         stored = self._rounds.answer(question)
         if stored is not None:
-            reply = self._policy.release(request, stored)
-            self._write(request, reply, is_repeated=True)
-            return reply
-        self._policy.check_images(self._site.count_images(request.recipe))
-        made, private = self._site.fit_from(request, self._rounds.private_before(question))
-        return self._keep(question, self._policy.release(request, made), private)
+            return self._release(question.request, stored, is_repeated=True)
+        self._policy.check_images(self._site.count_images(asked.recipe))
+        made, private = self._site.fit_from(question.request, without_exchange(kept))
+        limit = self._policy.max_update_norm
+        answer, state = encoded(asked, question.request, made, kept, max_norm=limit)
+        return self._release(
+            question.request,
+            answer,
+            is_repeated=False,
+            keep=lambda leaving: self._rounds.keep(question, leaving, {**private, **state}),
+        )
 
-    def _keep(self, question: Question, reply: FitReply, private: PrivateState) -> FitReply:
-        self._rounds.keep(question, reply, private)
-        self._write(question.request, reply, is_repeated=False)
-        return reply
+    def _release(
+        self,
+        request: FitRequest,
+        answer: RoundAnswer,
+        *,
+        is_repeated: bool,
+        keep: Callable[[RoundAnswer], None] = lambda _: None,
+    ) -> RoundAnswer:
+        """Judge what the coordinator will read, not what was trained: only the former leaves."""
+        reply = self._policy.release(request, as_seen(answer, request))
+        leaving = replace(answer, metrics=reply.metrics)
+        keep(leaving)
+        self._write(request, leaving, reply, is_repeated=is_repeated)
+        return leaving
 
-    def _write(self, request: FitRequest, reply: FitReply, *, is_repeated: bool) -> None:
-        digest = hashlib.sha256()
-        for value in reply.tensors.values():
-            digest.update(value.tobytes())
+    def _write(self, request: FitRequest, answer: RoundAnswer, reply: FitReply, *, is_repeated: bool) -> None:
+        parcel, digest = answer.parcel, hashlib.sha256()
+        for data in parcel.tensors.values():
+            digest.update(data)
         self._audit.append(
             "answered",
             round=request.number,
             is_repeated=is_repeated,
-            tensors=[[n, list(v.shape), v.nbytes] for n, v in reply.tensors.items()],
+            codec=parcel.codec,
+            tensors=[[n, list(v.shape), len(parcel.tensors[n])] for n, v in reply.tensors.items()],
             sha256=digest.hexdigest(),
             norm=update_norm(request.tensors, reply.tensors),
             examples=reply.examples,

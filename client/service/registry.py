@@ -4,7 +4,8 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from client.service.fit import SiteService
+from client.service.fit import Fitter, SiteService
+from client.service.simulated import SimulatedSite
 from client.settings import load_site_settings
 from mediclip.errors import SettingsError
 
@@ -18,12 +19,13 @@ PARTITION = "partition-id"
 _served: dict[str, SiteService] = {}
 
 
-def serve(name: str, site: SiteService) -> None:
+def serve(name: str, site: Fitter, folder: Path | None = None) -> None:
     """Let ClientApps in this process reach a site.
 
     Args:
         name: What the node's configuration calls it under ``site``.
         site: The site.
+        folder: Where it keeps what differences need from round to round; in memory when omitted.
 
     Raises:
         SettingsError: If a site of that name is served already.
@@ -31,7 +33,7 @@ def serve(name: str, site: SiteService) -> None:
     if name in _served:
         message = f"A site's name must be its own. {name!r} is served already; give each site another name."
         raise SettingsError(message)
-    _served[name] = site
+    _served[name] = SimulatedSite(site, folder)
 
 
 def withdraw(name: str) -> None:
@@ -88,4 +90,4 @@ def _opened(path: Path) -> SiteService:
 
     settings = load_site_settings(path)
     torch.set_num_threads(settings.threads)
-    return Site.open(settings)
+    return SimulatedSite(Site.open(settings), path.with_suffix(""))

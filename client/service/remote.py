@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import grpc
 
 from client.service import site_service_pb2 as pb, wire
-from client.service.fit import FitReply, FitRequest
+from client.service.fit import RoundAnswer, RoundQuestion
 from client.service.site_service_pb2_grpc import SiteServiceStub
 from mediclip.errors import ServiceError
 from mediclip.protocol import SENTENCES
@@ -68,15 +68,25 @@ class RemoteSite:
         answer: pb.SchemaAnswer = self._call(lambda: self._stub.DigestSchema(question, timeout=_ANSWER_S))
         return answer.digest
 
-    def fit(self, request: FitRequest) -> FitReply:
-        """Train for one round; the same request gets the same reply.
+    def choose_codec(self, wanted: str) -> str:
+        """Choose the codec of the site's answers, all names with version.
 
         Raises:
             ServiceError: With the site's word, or because the daemon is away.
         """
-        question = wire.to_question(request, self._federation)
+        question = pb.CodecQuestion(federation=self._federation, codec=wanted)
+        answer: pb.CodecAnswer = self._call(lambda: self._stub.ChooseCodec(question, timeout=_ANSWER_S))
+        return answer.codec
+
+    def answer(self, question: RoundQuestion) -> RoundAnswer:
+        """Train for one round; the same question gets the same answer.
+
+        Raises:
+            ServiceError: With the site's word, or because the daemon is away.
+        """
+        message = wire.to_question(question, self._federation)
         # Training takes what it takes: the server's timeout ends a round, not this.
-        return wire.from_answer(self._call(lambda: self._stub.Fit(question)))
+        return wire.from_answer(self._call(lambda: self._stub.Fit(message)))
 
     def close(self) -> None:
         """Let go of the socket."""

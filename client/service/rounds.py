@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from client.service.fit import FitReply, FitRequest, PrivateState
-from mediclip.errors import CheckpointError
+import numpy as np
+
+from client.service.fit import FitRequest, PrivateState, RoundAnswer
+from mediclip.errors import CheckpointError, SchemaError
+from mediclip.exchange.codecs import FLOAT32
+from mediclip.exchange.parcel import Parcel
+from mediclip.model.trainables import Schema
 from mediclip.training.checkpoint import load_tensors, save_tensors
 
 KEPT_ROUNDS: Final = 3
@@ -23,11 +28,13 @@ class Question:
 
     Attributes:
         federation: Name of the federation; empty where the run does not say.
-        request: The round's work.
+        request: The round's work; its tensors may be missing where only the run and the number count.
+        answer_codec: Codec of the answer, a name with version.
     """
 
     federation: str
     request: FitRequest
+    answer_codec: str = FLOAT32.name
 
     def run(self) -> str:
         """Digest what all rounds of one run share, as hexadecimal; a resumed run is the same run."""
@@ -38,7 +45,9 @@ class Question:
         """Digest everything that decides the answer, as hexadecimal."""
         request = self.request
         digest = hashlib.sha256(
-            _digest(self.run(), request.number, request.local_steps, request.proximal_mu).encode()
+            _digest(
+                self.run(), request.number, request.local_steps, request.proximal_mu, self.answer_codec
+            ).encode()
         )
         for name in sorted(request.tensors):
             value = request.tensors[name]
@@ -57,7 +66,7 @@ class RoundStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def answer(self, question: Question) -> FitReply | None:
+    def answer(self, question: Question) -> RoundAnswer | None:
         """Give the answer that a question got, or None if it is new.
 
         Raises:
@@ -70,10 +79,11 @@ class RoundStore:
         if facts.get("question") != question.digest():
             return None
         try:
-            sent = {n.removeprefix(_SENT): v for n, v in tensors.items() if n.startswith(_SENT)}
-            # safetensors sorts the names; the order of the schema is part of the answer
-            return FitReply({n: sent[n] for n in facts["order"]}, int(facts["examples"]), facts["metrics"])
-        except (KeyError, TypeError, ValueError) as error:
+            schema = Schema.from_json(facts["schema"])
+            sent = {spec.name: tensors[_SENT + spec.name].tobytes() for spec in schema.tensors}
+            parcel = Parcel(facts["codec"], schema, facts["base"], sent)
+            return RoundAnswer(parcel, int(facts["examples"]), facts["metrics"])
+        except (KeyError, TypeError, ValueError, SchemaError) as error:
             message = (
                 f"The file of round {question.request.number} must be as the site wrote it. It is not; "
                 "restore the folder of rounds from a backup, or remove it to begin anew."
@@ -92,17 +102,20 @@ class RoundStore:
         tensors, _ = load_tensors(self._file(question.run(), max(earlier)))
         return {n.removeprefix(_PRIVATE): v for n, v in tensors.items() if n.startswith(_PRIVATE)}
 
-    def keep(self, question: Question, reply: FitReply, private: PrivateState) -> None:
+    def keep(self, question: Question, answer: RoundAnswer, private: PrivateState) -> None:
         """Write a round, and forget those that it makes void: later ones and long past ones."""
         run, number = question.run(), question.request.number
         self._folder.joinpath(run).mkdir(mode=0o700, parents=True, exist_ok=True)
-        tensors = {f"{_SENT}{name}": value for name, value in reply.tensors.items()}
+        parcel = answer.parcel
+        tensors = {_SENT + name: np.frombuffer(data, np.uint8) for name, data in parcel.tensors.items()}
         tensors_private = {f"{_PRIVATE}{name}": value for name, value in private.items()}
         facts = {
             "question": question.digest(),
-            "order": list(reply.tensors),
-            "examples": reply.examples,
-            "metrics": reply.metrics,
+            "codec": parcel.codec,
+            "schema": parcel.schema.to_json(),
+            "base": parcel.base,
+            "examples": answer.examples,
+            "metrics": answer.metrics,
         }
         save_tensors(self._file(run, number), {**tensors, **tensors_private}, facts)
         kept = [n for n in self._numbers(run) if n <= number][-KEPT_ROUNDS:]

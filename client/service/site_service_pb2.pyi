@@ -36,6 +36,20 @@ class SchemaAnswer(_message.Message):
     digest: str
     def __init__(self, digest: _Optional[str] = ...) -> None: ...
 
+class CodecQuestion(_message.Message):
+    __slots__ = ("federation", "codec")
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    federation: str
+    codec: str
+    def __init__(self, federation: _Optional[str] = ..., codec: _Optional[str] = ...) -> None: ...
+
+class CodecAnswer(_message.Message):
+    __slots__ = ("codec",)
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    codec: str
+    def __init__(self, codec: _Optional[str] = ...) -> None: ...
+
 class Tensor(_message.Message):
     __slots__ = ("name", "shape", "data")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -46,28 +60,42 @@ class Tensor(_message.Message):
     data: bytes
     def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
+class Parcel(_message.Message):
+    __slots__ = ("codec", "schema_digest", "base", "tensors")
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    codec: str
+    schema_digest: str
+    base: str
+    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    def __init__(self, codec: _Optional[str] = ..., schema_digest: _Optional[str] = ..., base: _Optional[str] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
+
 class FitQuestion(_message.Message):
-    __slots__ = ("federation", "number", "tensors", "seed", "recipe", "local_steps", "proximal_mu", "schema_digest")
+    __slots__ = ("federation", "number", "parcel", "seed", "recipe", "local_steps", "proximal_mu", "answer_codec", "differences_follow")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
-    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    PARCEL_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     PROXIMAL_MU_FIELD_NUMBER: _ClassVar[int]
-    SCHEMA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_CODEC_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCES_FOLLOW_FIELD_NUMBER: _ClassVar[int]
     federation: str
     number: int
-    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    parcel: Parcel
     seed: int
     recipe: str
     local_steps: int
     proximal_mu: float
-    schema_digest: str
-    def __init__(self, federation: _Optional[str] = ..., number: _Optional[int] = ..., tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., seed: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., schema_digest: _Optional[str] = ...) -> None: ...
+    answer_codec: str
+    differences_follow: bool
+    def __init__(self, federation: _Optional[str] = ..., number: _Optional[int] = ..., parcel: _Optional[_Union[Parcel, _Mapping]] = ..., seed: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., proximal_mu: _Optional[float] = ..., answer_codec: _Optional[str] = ..., differences_follow: _Optional[bool] = ...) -> None: ...
 
 class FitAnswer(_message.Message):
-    __slots__ = ("tensors", "examples", "metrics")
+    __slots__ = ("parcel", "examples", "metrics")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -75,10 +103,10 @@ class FitAnswer(_message.Message):
         key: str
         value: float
         def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
-    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    PARCEL_FIELD_NUMBER: _ClassVar[int]
     EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
-    tensors: _containers.RepeatedCompositeFieldContainer[Tensor]
+    parcel: Parcel
     examples: int
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, tensors: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    def __init__(self, parcel: _Optional[_Union[Parcel, _Mapping]] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...

@@ -44,6 +44,11 @@ class SiteServiceStub:
                 request_serializer=client_dot_service_dot_site__service__pb2.SchemaQuestion.SerializeToString,
                 response_deserializer=client_dot_service_dot_site__service__pb2.SchemaAnswer.FromString,
                 _registered_method=True)
+        self.ChooseCodec = channel.unary_unary(
+                '/mediclip.site.v1.SiteService/ChooseCodec',
+                request_serializer=client_dot_service_dot_site__service__pb2.CodecQuestion.SerializeToString,
+                response_deserializer=client_dot_service_dot_site__service__pb2.CodecAnswer.FromString,
+                _registered_method=True)
         self.Fit = channel.unary_unary(
                 '/mediclip.site.v1.SiteService/Fit',
                 request_serializer=client_dot_service_dot_site__service__pb2.FitQuestion.SerializeToString,
@@ -68,6 +73,13 @@ class SiteServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ChooseCodec(self, request, context):
+        """Choose the codec in which updates leave.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Fit(self, request, context):
         """Train for one round. The same question gets the same answer and changes nothing twice.
         """
@@ -87,6 +99,11 @@ def add_SiteServiceServicer_to_server(servicer, server):
                     servicer.DigestSchema,
                     request_deserializer=client_dot_service_dot_site__service__pb2.SchemaQuestion.FromString,
                     response_serializer=client_dot_service_dot_site__service__pb2.SchemaAnswer.SerializeToString,
+            ),
+            'ChooseCodec': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChooseCodec,
+                    request_deserializer=client_dot_service_dot_site__service__pb2.CodecQuestion.FromString,
+                    response_serializer=client_dot_service_dot_site__service__pb2.CodecAnswer.SerializeToString,
             ),
             'Fit': grpc.unary_unary_rpc_method_handler(
                     servicer.Fit,
@@ -148,6 +165,33 @@ class SiteService:
             '/mediclip.site.v1.SiteService/DigestSchema',
             client_dot_service_dot_site__service__pb2.SchemaQuestion.SerializeToString,
             client_dot_service_dot_site__service__pb2.SchemaAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChooseCodec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediclip.site.v1.SiteService/ChooseCodec',
+            client_dot_service_dot_site__service__pb2.CodecQuestion.SerializeToString,
+            client_dot_service_dot_site__service__pb2.CodecAnswer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,9 +1,8 @@
 """Between the site's plain values and the messages of ``site_service.proto``."""
 
 from client.service import site_service_pb2 as pb
-from client.service.fit import FitReply, FitRequest
-from mediclip.model.trainables import TensorSpec, Trainables
-from mediclip.protocol import decode_tensor, encode_tensor
+from client.service.fit import RoundAnswer, RoundQuestion
+from mediclip.exchange.parcel import Parcel
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 2**30),
@@ -13,57 +12,64 @@ CHANNEL_OPTIONS = (
 """For both ends: room for a large backbone's tensors, and no proxy on the way to a socket."""
 
 
-def to_question(request: FitRequest, federation: str) -> pb.FitQuestion:
-    """Write a request."""
+def to_question(question: RoundQuestion, federation: str) -> pb.FitQuestion:
+    """Write a round's work."""
     return pb.FitQuestion(
         federation=federation,
-        number=request.number,
-        tensors=_to_tensors(request.tensors),
-        seed=request.seed,
-        recipe=request.recipe,
-        local_steps=request.local_steps,
-        proximal_mu=request.proximal_mu,
-        schema_digest=request.schema_digest,
-    )
-
-
-def from_question(question: pb.FitQuestion) -> FitRequest:
-    """Read a request.
-
-    Raises:
-        SchemaError: If a tensor is none.
-    """
-    return FitRequest(
         number=question.number,
-        tensors=_from_tensors(question.tensors),
+        parcel=_to_parcel(question.parcel),
         seed=question.seed,
         recipe=question.recipe,
         local_steps=question.local_steps,
         proximal_mu=question.proximal_mu,
-        schema_digest=question.schema_digest,
+        answer_codec=question.answer_codec,
+        differences_follow=question.differences_follow,
     )
 
 
-def to_answer(reply: FitReply) -> pb.FitAnswer:
-    """Write a reply."""
-    return pb.FitAnswer(
-        tensors=_to_tensors(reply.tensors), examples=reply.examples, metrics=dict(reply.metrics)
-    )
-
-
-def from_answer(answer: pb.FitAnswer) -> FitReply:
-    """Read a reply.
+def from_question(question: pb.FitQuestion) -> RoundQuestion:
+    """Read a round's work.
 
     Raises:
-        SchemaError: If a tensor is none.
+        SchemaError: If the tensors are not those of the schema that they name.
     """
-    return FitReply(_from_tensors(answer.tensors), answer.examples, dict(answer.metrics))
+    return RoundQuestion(
+        number=question.number,
+        parcel=_from_parcel(question.parcel),
+        seed=question.seed,
+        recipe=question.recipe,
+        local_steps=question.local_steps,
+        proximal_mu=question.proximal_mu,
+        answer_codec=question.answer_codec,
+        differences_follow=question.differences_follow,
+    )
 
 
-def _to_tensors(values: Trainables) -> list[pb.Tensor]:
-    return [pb.Tensor(name=n, shape=v.shape, data=encode_tensor(v)) for n, v in values.items()]
+def to_answer(answer: RoundAnswer) -> pb.FitAnswer:
+    """Write an answer."""
+    return pb.FitAnswer(
+        parcel=_to_parcel(answer.parcel), examples=answer.examples, metrics=dict(answer.metrics)
+    )
 
 
-def _from_tensors(tensors: "list[pb.Tensor]") -> Trainables:
-    # A copy, because what is read in place cannot be written and torch objects to that.
-    return {t.name: decode_tensor(TensorSpec(t.name, tuple(t.shape)), t.data).copy() for t in tensors}
+def from_answer(answer: pb.FitAnswer) -> RoundAnswer:
+    """Read an answer.
+
+    Raises:
+        SchemaError: If the tensors are not those of the schema that they name.
+    """
+    return RoundAnswer(_from_parcel(answer.parcel), answer.examples, dict(answer.metrics))
+
+
+def _to_parcel(parcel: Parcel) -> pb.Parcel:
+    return pb.Parcel(
+        codec=parcel.codec,
+        schema_digest=parcel.schema.digest(),
+        base=parcel.base,
+        tensors=[pb.Tensor(name=name, shape=shape, data=data) for name, shape, data in parcel.rows()],
+    )
+
+
+def _from_parcel(parcel: pb.Parcel) -> Parcel:
+    rows = ((t.name, tuple(t.shape), t.data) for t in parcel.tensors)
+    return Parcel.from_rows(parcel.codec, parcel.schema_digest, parcel.base, rows)

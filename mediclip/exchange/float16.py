@@ -30,6 +30,6 @@ class Float16:
             raise unreadable(spec, self.name)
         (shift,) = _HEAD.unpack_from(data)
         values = np.frombuffer(data, "<f2", offset=_HEAD.size).astype(np.float32).reshape(spec.shape)
-        with np.errstate(over="ignore", under="ignore"):
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             scaled: NDArray[np.float32] = np.ldexp(values, -shift)
         return scaled

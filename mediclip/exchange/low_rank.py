@@ -1,33 +1,37 @@
 """Codec ``low-rank``: differences of matrices as products of two thin ones of whole numbers."""
 
-import struct
+import threading
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from mediclip.exchange.codec import Grid, unreadable
-from mediclip.exchange.symbols import pack_symbols, unpack_symbols
-from mediclip.exchange.two_bit import BITS, TwoBit
+from mediclip.exchange.symbols import entropy, pack_symbols, unpack_symbols
+from mediclip.exchange.two_bit import BITS, OVERHEAD, TwoBit
 from mediclip.model.trainables import TensorSpec
 from mediclip.rng import generator
 
-_LEVELS: Final = 15
-_FINENESS: Final = 0.5  # step over the entries' spread
-_SYMBOL_BITS: Final = 3.4
-_RIDGE: Final = 1e-9
-_SHIFTS: Final = 24
-_HEAD: Final = struct.Struct("<Hf")
+_LEVELS: Final = 127
+_SYMBOL_BITS: Final = 2.5  # of a factor's entry, on average
+_FINEST: Final = 0.1  # step over the spread of the factors' entries
+_WIDEN: Final = 1.1
+_RIDGE: Final = 1e-6
 _SMALL: Final = TwoBit()
+_ALONE: Final = threading.Lock()
+"""The limit on threads is the whole process's: two that set it would undo each other's."""
+
+_Matrix = NDArray[np.float32]
 
 
 class LowRank:
-    """A matrix of K rows and L columns as P·Qᵀ of the largest rank that the budget of ``two-bit`` holds.
+    """A matrix of K rows and L columns as P·Qᵀ, of a rank such that both fit the budget of ``two-bit``.
 
-    P spans the leading left singular directions, found by one step of the power method from a fixed start; Q
-    is what the matrix has along them. Both are rounded to whole numbers: one step for P, and for each column
-    of Q a power of two of a common step, so that the product's sums are exact in float64 and every machine
-    gets the same bits. Tensors with one axis, and those too small for a rank of 1, are written as ``two-bit``
+    The leading singular directions are found by one step of the power method from a fixed start. P and Q
+    share the singular values, √σ each, and are rounded to multiples of one step: so every direction is as
+    precise as it matters. The product's sums are of whole numbers below 2²⁴ and exact, so every machine gets
+    the same bits. Tensors with one axis, and those too small for a rank of 1, are written as ``two-bit``
     does.
 
     Source: Vogels et al., PowerSGD, algorithm 1 (arXiv 1905.13727); Halko et al., algorithm 4.3 (0909.4061).
@@ -41,63 +45,80 @@ class LowRank:
         rank = rank_of(spec)
         if not rank:
             return _SMALL.encode(spec, value)
+        # One thread whatever the machine has: in another number of threads the sums round otherwise.
+        with _ALONE, threadpool_limits(1, "blas"):
+            return self._encode(spec, value, rank)
+
+    def _encode(self, spec: TensorSpec, value: NDArray[np.float32], rank: int) -> bytes:
         grid = Grid.of(spec)
-        top = np.abs(value).max()
-        matrix = value.reshape(grid.rows, grid.columns) / (top or np.float32(1))
-        start = generator(0, "low-rank", spec.name).standard_normal((grid.columns, rank), np.float32)
-        basis = np.linalg.qr(matrix @ start)[0]
-        basis = np.linalg.qr(matrix @ (matrix.T @ basis))[0]
-        left, left_step = _rounded(basis)
-        # Least squares against the rounded basis, so that Q makes up for P's rounding.
-        thin = left.astype(np.float64) * left_step
-        gram = thin.T @ thin + np.eye(rank) * _RIDGE
-        right = np.linalg.solve(gram, thin.T @ matrix).T * left_step
-        shifts, step = _shifts(np.sqrt(np.mean(right**2, axis=0)))
-        whole = np.clip(np.rint(right / (step * 2.0 ** -shifts.astype(np.float64))), -_LEVELS, _LEVELS)
-        symbols = np.concatenate([left.ravel(), whole.astype(np.int8).ravel()])
-        return _HEAD.pack(rank, step * float(top)) + shifts.tobytes() + pack_symbols(symbols)
+        top = np.abs(value).max() or np.float32(1)
+        matrix = value.reshape(grid.rows, grid.columns) / top
+        left, right = _factors(matrix, rank, spec.name)
+        spread = float(np.sqrt((np.square(left).sum() + np.square(right).sum()) / (left.size + right.size)))
+        step, budget = _FINEST * (spread or 1.0), OVERHEAD + BITS * grid.size / 8
+        while entropy(_joined(left, right, step)) * (left.size + right.size) > 8 * budget:
+            step *= _WIDEN
+        while True:
+            # Q by least squares against the rounded P, so that it makes up for P's rounding.
+            whole = _whole(left, step).astype(np.float32)
+            gram = whole.T @ whole + np.eye(rank, dtype=np.float32) * np.float32(
+                _RIDGE * (1 + np.square(whole).sum() / rank)
+            )
+            fitted = np.linalg.solve(gram, whole.T @ matrix).T / np.float32(step * step)
+            packed = pack_symbols(np.concatenate([_whole(left, step).ravel(), _whole(fitted, 1.0).ravel()]))
+            if len(packed) <= budget:
+                break
+            step *= _WIDEN
+        return np.array([step * step * float(top)], "<f4").tobytes() + packed
 
     def decode(self, spec: TensorSpec, data: bytes) -> NDArray[np.float32]:
         """Read a tensor; see :class:`mediclip.exchange.codec.Codec`."""
         rank = rank_of(spec)
         if not rank:
             return _SMALL.decode(spec, data)
-        grid, head = Grid.of(spec), _HEAD.size + rank
-        if len(data) <= head or _HEAD.unpack_from(data)[0] != rank:
+        grid = Grid.of(spec)
+        symbols = unpack_symbols(data[4:], rank * (grid.rows + grid.columns)) if len(data) > 4 else None
+        if symbols is None:
             raise unreadable(spec, self.name)
-        step = float(_HEAD.unpack_from(data)[1])
-        shifts = np.frombuffer(data[_HEAD.size : head], np.uint8)
-        symbols = unpack_symbols(data[head:], rank * (grid.rows + grid.columns))
-        if symbols is None or shifts.max() > _SHIFTS:
-            raise unreadable(spec, self.name)
-        left = symbols[: rank * grid.rows].reshape(grid.rows, rank)
-        right = symbols[rank * grid.rows :].reshape(grid.columns, rank)
-        # Whole numbers below 2^(7 + 7 + 24) in sums of at most 2^15: exact in float64, in whatever order.
-        product = (left * 2.0 ** (_SHIFTS - shifts.astype(np.float64))) @ right.T.astype(np.float64)
+        scale = np.frombuffer(data[:4], "<f4")
+        factors = symbols.astype(np.float32)
+        left = factors[: rank * grid.rows].reshape(grid.rows, rank)
+        right = factors[rank * grid.rows :].reshape(grid.columns, rank)
         with np.errstate(over="ignore", invalid="ignore"):
-            return (product * (step * 2.0**-_SHIFTS)).astype(np.float32).reshape(spec.shape)
+            values: NDArray[np.float32] = np.multiply(left @ right.T, scale, dtype=np.float32)
+        return values.reshape(spec.shape)
 
 
 def rank_of(spec: TensorSpec) -> int:
-    """Give the rank that a tensor is written with, 0 for one that is not written as a product."""
+    """Give the rank that a tensor is written with, 0 for one that is not written as a product.
+
+    It is at most 1,024: with entries of at most 128 the sums of the product stay below 2²⁴.
+    """
     grid = Grid.of(spec)
     if min(grid.rows, grid.columns) < 2:
         return 0
-    return int(
-        min(BITS * grid.size / (_SYMBOL_BITS * (grid.rows + grid.columns)), *(grid.rows, grid.columns))
-    )
+    affordable = BITS * grid.size / (_SYMBOL_BITS * (grid.rows + grid.columns))
+    return int(min(affordable, grid.rows, grid.columns, 1024))
 
 
-def _rounded(basis: NDArray[np.float32]) -> tuple[NDArray[np.int8], float]:
-    step = _FINENESS * float(np.sqrt(np.mean(np.square(basis))))
-    return np.clip(np.rint(basis / step), -_LEVELS, _LEVELS).astype(np.int8), step
+def _factors(matrix: _Matrix, rank: int, name: str) -> tuple[_Matrix, _Matrix]:
+    """Return U·√S and V·√S of the leading singular triples."""
+    start = generator(0, "low-rank", name).standard_normal((matrix.shape[1], rank), np.float32)
+    basis = np.linalg.qr(matrix @ start)[0]
+    basis = np.linalg.qr(matrix @ (matrix.T @ basis))[0]
+    along = matrix.T @ basis
+    squares, turn = np.linalg.eigh((along.T @ along).astype(np.float64))
+    roots = np.maximum(squares, 0) ** 0.25  # √σ
+    safe = np.where(roots > 1e-6 * max(float(roots.max()), 1e-30), roots, np.inf)
+    left = (basis @ turn.astype(np.float32)) * np.where(np.isinf(safe), 0, roots).astype(np.float32)
+    right = (along @ turn.astype(np.float32)) / safe.astype(np.float32)
+    return left, right
 
 
-def _shifts(spread: NDArray[np.float64]) -> tuple[NDArray[np.uint8], float]:
-    """Give each column a power of two of the largest column's step, so that all use their levels."""
-    largest = float(spread.max())
-    if largest == 0:
-        return np.zeros(len(spread), np.uint8), 1.0
-    with np.errstate(divide="ignore"):
-        shifts = np.clip(np.floor(np.log2(largest / spread)), 0, _SHIFTS)
-    return shifts.astype(np.uint8), _FINENESS * largest
+def _whole(values: _Matrix, step: float) -> NDArray[np.int8]:
+    levels: NDArray[np.float32] = np.clip(np.rint(values / np.float32(step)), -_LEVELS, _LEVELS)
+    return levels.astype(np.int8)
+
+
+def _joined(left: _Matrix, right: _Matrix, step: float) -> NDArray[np.int8]:
+    return np.concatenate([_whole(left, step).ravel(), _whole(right, step).ravel()])

@@ -1,7 +1,7 @@
 """What travels: encoded tensors with the codec, the schema and the model that they are a difference from."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from mediclip.errors import SchemaError
 from mediclip.exchange.codec import Codec
 from mediclip.exchange.codecs import FLOAT32, agreed_codec
-from mediclip.model.trainables import Schema, Trainables, check_trainables
+from mediclip.model.trainables import Schema, TensorSpec, Trainables, check_trainables
+
+Row = tuple[str, Sequence[int], bytes]
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,43 @@ class Parcel:
 
     Attributes:
         codec: Name and version of the codec.
-        schema: Digest of the schema.
+        schema: Names and shapes of the tensors, as their sender says.
         base: Digest of the model that the tensors are a difference from; empty where they are values.
         tensors: Bytes of each tensor, in the schema's order.
     """
 
     codec: str
-    schema: str
+    schema: Schema
     base: str
     tensors: dict[str, bytes]
+
+    @classmethod
+    def from_rows(cls, codec: str, digest: str, base: str, rows: Iterable[Row]) -> "Parcel":
+        """Put together what came over a network.
+
+        Args:
+            codec: Name and version of the codec.
+            digest: Digest of the schema.
+            base: Digest of the model that the tensors are a difference from; empty where they are values.
+            rows: Name, shape and bytes of each tensor.
+
+        Raises:
+            SchemaError: If the tensors are not those of the schema that the digest names.
+        """
+        named = {name: (tuple(shape), data) for name, shape, data in rows}
+        schema = Schema(tuple(TensorSpec(name, shape) for name, (shape, _) in named.items()))
+        if schema.digest() != digest:
+            message = (
+                "A parcel must hold the tensors of the schema that it names. It holds others; run the same "
+                "version on both sides."
+            )
+            raise SchemaError(message)
+        return cls(codec, schema, base, {name: data for name, (_, data) in named.items()})
+
+    def rows(self) -> Iterator[Row]:
+        """Give name, shape and bytes of each tensor, as :meth:`from_rows` takes them."""
+        for spec in self.schema.tensors:
+            yield spec.name, spec.shape, self.tensors[spec.name]
 
     @property
     def size(self) -> int:
@@ -68,7 +98,7 @@ def pack_values(schema: Schema, values: Trainables) -> Parcel:
         values: Their values.
     """
     tensors = {spec.name: FLOAT32.encode(spec, values[spec.name]) for spec in schema.tensors}
-    return Parcel(FLOAT32.name, schema.digest(), "", tensors)
+    return Parcel(FLOAT32.name, schema, "", tensors)
 
 
 def pack_difference(
@@ -96,7 +126,7 @@ def pack_difference(
         factor = np.float32(0.999 * max_norm / norm)
         scaled = {name: value * factor for name, value in scaled.items()}
     left = {name: value - arrived[name] for name, value in wanted.items()}
-    return Sent(Parcel(codec.name, schema.digest(), base, tensors), arrived, left)
+    return Sent(Parcel(codec.name, schema, base, tensors), arrived, left)
 
 
 def unpack(parcel: Parcel, schema: Schema) -> Trainables:
@@ -116,11 +146,7 @@ def unpack(parcel: Parcel, schema: Schema) -> Trainables:
     """
     codec = agreed_codec(parcel.codec)
     names = {spec.name for spec in schema.tensors}
-    if (
-        parcel.schema != schema.digest()
-        or set(parcel.tensors) != names
-        or codec.is_exact == bool(parcel.base)
-    ):
+    if parcel.schema != schema or set(parcel.tensors) != names or codec.is_exact == bool(parcel.base):
         message = (
             "A parcel must hold the tensors of the model's schema, as values in float32 or as differences in "
             "another codec. It does not; use the same recipe, taps and backbone on both sides."

@@ -45,3 +45,10 @@ def unpack_symbols(data: bytes, size: int) -> NDArray[np.int8] | None:
     if len(text) != size or not unpacker.eof or unpacker.unused_data:
         return None
     return np.frombuffer(text, np.int8)
+
+
+def entropy(symbols: NDArray[np.int8]) -> float:
+    """Return the bits that a symbol needs on average if its neighbours tell nothing about it."""
+    counts = np.bincount(symbols.view(np.uint8), minlength=256)
+    shares = counts[counts > 0] / len(symbols)
+    return float(-(shares * np.log2(shares)).sum())

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediclip.exchange.codec import Grid, unreadable
-from mediclip.exchange.symbols import pack_symbols, unpack_symbols
+from mediclip.exchange.symbols import entropy, pack_symbols, unpack_symbols
 from mediclip.model.trainables import TensorSpec
 
 BITS: Final = 1.9
@@ -14,7 +14,7 @@ BITS: Final = 1.9
 
 _LEVELS: Final = 127
 _SAMPLE: Final = 2**16
-_OVERHEAD: Final = 96  # bytes of a tensor that do not grow with it: its step, and the code's own table
+OVERHEAD: Final = 96  # bytes of a tensor that do not grow with it: its step, and the code's own table
 _WIDEN: Final = 1.08
 
 
@@ -39,7 +39,7 @@ class TwoBit:
         while True:
             symbols = _quantise(flat, step)
             packed = pack_symbols(symbols)
-            if len(packed) <= _OVERHEAD + BITS * len(flat) / 8:
+            if len(packed) <= OVERHEAD + BITS * len(flat) / 8:
                 break
             step *= _WIDEN
         return np.array([_fitted(flat, symbols, step)], "<f4").tobytes() + packed
@@ -73,15 +73,9 @@ def _first_step(values: NDArray[np.float32]) -> float:
     if spread == 0:
         spread = float(np.abs(values).max()) if len(values) else 0.0
     step = spread / 2
-    while step > 0 and _entropy(_quantise(sample, step)) > BITS:
+    while step > 0 and entropy(_quantise(sample, step)) > BITS:
         step *= _WIDEN
     return step
-
-
-def _entropy(symbols: NDArray[np.int8]) -> float:
-    counts = np.bincount(symbols.view(np.uint8), minlength=256)
-    shares = counts[counts > 0] / len(symbols)
-    return float(-(shares * np.log2(shares)).sum())
 
 
 def _fitted(values: NDArray[np.float32], symbols: NDArray[np.int8], step: float) -> float:

@@ -21,7 +21,6 @@ from mediclip.protocol import (
     TRAIN_KEYS,
 )
 from mediclip.provenance import source_digest
-from server.collection import to_record
 from tests.tiny import (
     SHOTS,
     forged_array,
@@ -65,18 +64,30 @@ def config(**changes):
         "recipe": tiny_recipe().model_dump_json(),
         "local-steps": 2,
         "schema-digest": tiny_schema().digest(),
+        "codec": "float32/1",
+        "base": "",
+        "answer-codec": "float32/1",
+        "differences-follow": False,
     }
     values |= {key.replace("_", "-"): value for key, value in changes.items()}
     return ConfigRecord({key: value for key, value in values.items() if value is not None})
 
 
+def packed(tensors):
+    return ArrayRecord({name: Array(value) for name, value in tensors.items()})
+
+
 def training(arrays=None, **changes):
-    record = to_record(tiny_tensors()) if arrays is None else arrays
+    record = packed(tiny_tensors()) if arrays is None else arrays
     return RecordDict({"arrays": record, "config": config(**changes)})
 
 
 def question(**changes):
-    asked = {"recipe": tiny_recipe().model_dump_json(), "schema-digest": tiny_schema().digest()}
+    asked = {
+        "recipe": tiny_recipe().model_dump_json(),
+        "schema-digest": tiny_schema().digest(),
+        "codec": "two-bit/1",
+    }
     return RecordDict({"config": ConfigRecord({**asked, **changes})})
 
 
@@ -103,7 +114,12 @@ def test_an_update_is_exactly_the_sites_own_answer(ask):
     assert list(arrays) == list(direct.tensors)
     assert largest_difference({name: arrays[name].numpy() for name in arrays}, direct.tensors) == 0
     assert dict(reply.content["metrics"]) == {NUM_EXAMPLES: SHOTS, **direct.metrics}
-    assert set(reply.content) == {"arrays", "metrics"}
+    assert set(reply.content) == {"arrays", "config", "metrics"}
+    assert dict(reply.content["config"]) == {
+        "codec": "float32/1",
+        "schema-digest": tiny_schema().digest(),
+        "base": "",
+    }
 
 
 def test_a_roll_call_names_site_tensors_and_code(ask):
@@ -113,6 +129,7 @@ def test_a_roll_call_names_site_tensors_and_code(ask):
         "site": "site-0",
         "schema-digest": tiny_schema().digest(),
         "source-digest": source_digest(),
+        "codec": "two-bit/1",
         "error": "",
     }
     assert set(reply.content["config"]) == PRESENT_KEYS
@@ -120,7 +137,7 @@ def test_a_roll_call_names_site_tensors_and_code(ask):
 
 def test_a_site_that_cannot_train_still_answers_the_roll_call_by_name_with_a_word(ask):
     card = ask(question(), tiny_site(0, taps=(1, 9)), "query.roll_call").content["config"]
-    assert (card["site"], card["error"], card["schema-digest"]) == ("site-0", "taps", "")
+    assert (card["site"], card["error"], card["schema-digest"], card["codec"]) == ("site-0", "taps", "", "")
 
 
 @pytest.mark.parametrize("kind", ["train", "query.roll_call"])
@@ -176,6 +193,14 @@ def test_a_site_never_sends_a_metric_that_the_protocol_does_not_know(ask):
         (lambda: training(proximal_mu=-0.1), "federation"),
         (lambda: training(proximal_mu=float("nan")), "federation"),
         (lambda: training(proximal_mu=1), "federation"),
+        (lambda: training(codec=None), "federation"),
+        (lambda: training(base=None), "federation"),
+        (lambda: training(answer_codec=7), "federation"),
+        (lambda: training(differences_follow=1), "federation"),
+        (lambda: training(codec="pickle/1"), "schema"),
+        (lambda: training(codec="two-bit/1"), "schema"),
+        (lambda: training(answer_codec="two-bit/2"), "schema"),
+        (lambda: training(base="0" * 64), "schema"),
         (lambda: training(run_this="rm"), "federation"),
         (lambda: RecordDict({"config": config()}), "federation"),
         (lambda: RecordDict({**training(), "metrics": MetricRecord({})}), "federation"),
@@ -185,7 +210,7 @@ def test_a_site_never_sends_a_metric_that_the_protocol_does_not_know(ask):
         (lambda: training(ArrayRecord({})), "schema"),
         (lambda: training(ArrayRecord({"x": forged_array(np.zeros(3))})), "schema"),
         (lambda: training(ArrayRecord({"x": Array("float32", (3,), "numpy.ndarray", b"junk")})), "schema"),
-        (lambda: training(to_record({n: v * np.nan for n, v in tiny_tensors().items()})), "schema"),
+        (lambda: training(packed({n: v * np.nan for n, v in tiny_tensors().items()})), "schema"),
     ],
 )
 def test_a_request_that_is_not_as_agreed_is_answered_with_a_word(ask, content, word):
@@ -215,7 +240,7 @@ class Elsewhere:
     name = "north"
     def schema_digest(self, recipe): return "d"
 registry.serve("north", Elsewhere())
-content = RecordDict({"config": ConfigRecord({"recipe": "r", "schema-digest": "d"})})
+content = RecordDict({"config": ConfigRecord({"recipe": "r", "schema-digest": "d", "codec": "float32/1"})})
 reply = app(Message(content, 2, "query.roll_call"), Context(1, 2, {"site": "north"}, RecordDict(), {}))
 assert reply.content["config"]["schema-digest"] == "d"
 assert "torch" not in sys.modules

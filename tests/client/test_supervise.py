@@ -23,7 +23,7 @@ from simulation.engine import run_in_process
 from simulation.plan import read_result
 from tests.kits import FEDERATION, PATIENT, ROOT, WARD, make_kit
 from tests.superlink import coordinator, wait_until
-from tests.tiny import largest_difference, tiny_plan, tiny_request
+from tests.tiny import fit, largest_difference, tiny_plan, tiny_request
 
 START = "import sys; from mediclip.cli.main import main; main(['client', 'start', '--kit', sys.argv[1]])"
 
@@ -195,4 +195,4 @@ def test_what_a_killed_supervisor_leaves_ends_by_itself(tmp_path):
         process.wait(10)
         wait_until(lambda: not any(is_alive(pid) for pid in pids), 30)
         with pytest.raises(ServiceError):
-            RemoteSite(kit.socket, patience_s=0.1).fit(tiny_request())
+            fit(RemoteSite(kit.socket, patience_s=0.1), tiny_request())

@@ -20,10 +20,19 @@ def question():
     return Message(RecordDict(), 2, "train")
 
 
+def facts(**changes):
+    values = {"codec": "float32/1", "schema-digest": tiny_schema().digest(), "base": ""}
+    return ConfigRecord({**values, **{key.replace("_", "-"): value for key, value in changes.items()}})
+
+
+def with_facts(**changes):
+    return RecordDict({**honest_content(), "config": facts(**changes)})
+
+
 def honest_content(change=1e-4, **metrics):
     arrays = {name: Array(value + np.float32(change)) for name, value in tiny_tensors().items()}
     numbers = MetricRecord({"num-examples": 8, "train_loss": 0.5, **metrics})
-    return RecordDict({"arrays": ArrayRecord(arrays), "metrics": numbers})
+    return RecordDict({"arrays": ArrayRecord(arrays), "config": facts(), "metrics": numbers})
 
 
 def refusal(content, question, limits=LIMITS):
@@ -89,6 +98,7 @@ def test_the_norm_may_be_exactly_the_bound(question):
     content = RecordDict(
         {
             "arrays": ArrayRecord({name: Array(value) for name, value in spike.items()}),
+            "config": facts(),
             "metrics": MetricRecord({"num-examples": 1}),
         }
     )
@@ -116,6 +126,11 @@ def test_the_norm_may_be_exactly_the_bound(question):
         (lambda: RecordDict({**honest_content(), "more": ConfigRecord({"note": "x"})}), "records"),
         (lambda: RecordDict({**honest_content(), "arrays": MetricRecord({})}), "records"),
         (RecordDict, "records"),
+        (lambda: with_facts(more="x"), "records"),
+        (lambda: with_facts(codec="two-bit/1"), "codec"),
+        (lambda: with_facts(codec=["float32/1"]), "codec"),
+        (lambda: with_facts(schema_digest="0" * 64), "schema"),
+        (lambda: with_facts(base="0" * 64), "base"),
         (lambda: with_metric("num-examples", 0), "examples"),
         (lambda: with_metric("num-examples", -5), "examples"),
         (lambda: with_metric("num-examples", 8.0), "examples"),

@@ -10,6 +10,7 @@ from server.roster import Roster
 from simulation.engine import InProcessGrid
 
 NAMES = ["north", "south", "west"]
+AGREED = {"schema-digest": "d", "source-digest": "s", "codec": "two-bit/1", "error": ""}
 
 
 class Ward:
@@ -34,7 +35,7 @@ class Ward:
         if "wait_s" in answer:
             time.sleep(answer["wait_s"])
             answer = {}
-        card = {"site": name, "schema-digest": "d", "source-digest": "s", "error": ""} | answer
+        card = dict(AGREED, site=name) | answer
         return Message(RecordDict({"config": ConfigRecord(card)}), reply_to=message)
 
 
@@ -48,7 +49,13 @@ def ward():
 
 @pytest.fixture
 def roster():
-    return Roster(ConfigRecord({"recipe": "r", "schema-digest": "d"}), "s")
+    return Roster(ConfigRecord({"recipe": "r", "schema-digest": "d", "codec": "two-bit/1"}), "s")
+
+
+def test_the_codec_of_each_site_is_the_wanted_one_or_float32(ward, roster):
+    ward.answers["south"] = {"codec": "float32/1"}
+    roster.call(ward.grid, 5.0)
+    assert roster.codecs == {"north": "two-bit/1", "south": "float32/1", "west": "two-bit/1"}
 
 
 def test_every_node_that_agrees_is_on_the_roster_and_asked_once(ward, roster):
@@ -64,6 +71,9 @@ def test_every_node_that_agrees_is_on_the_roster_and_asked_once(ward, roster):
     [
         ({"schema-digest": "e"}, "south", "schema"),
         ({"source-digest": "t"}, "south", "source"),
+        ({"codec": "int8/1"}, "south", "codec"),
+        ({"codec": ""}, "south", "codec"),
+        ({"codec": 1}, "node-3", "answer"),
         ({"schema-digest": "", "error": "support-set"}, "south", "site-support-set"),
         ({"error": "/scans/DOE^JANE"}, "node-3", "answer"),
         ({"site": "north"}, "node-3", "duplicate"),

@@ -42,7 +42,7 @@ def dying(function, place):
     return wrapped
 
 server.save_round = dying(server.save_round, "checkpoint")
-plan = tiny_plan(out, rounds=int(sys.argv[4]), resume=True, strategy=strategy)
+plan = tiny_plan(out, rounds=int(sys.argv[4]), resume=True, strategy=strategy, codec="low-rank")
 run_in_process(plan, [tiny_site(n) for n in range(2)], on_event=on_event)
 """
 
@@ -55,7 +55,9 @@ def start(out, moment, strategy):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     out = tmp_path_factory.mktemp("undisturbed")
-    return run_in_process(tiny_plan(out, rounds=ROUNDS, strategy="fedadam"), [tiny_site(0), tiny_site(1)])
+    return run_in_process(
+        tiny_plan(out, rounds=ROUNDS, strategy="fedadam", codec="low-rank"), [tiny_site(0), tiny_site(1)]
+    )
 
 
 @pytest.mark.slow
@@ -71,7 +73,7 @@ def test_a_run_killed_in_its_third_round_and_resumed_ends_with_the_same_tensors(
 ):
     killed = start(tmp_path, moment, "fedadam")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    plan = tiny_plan(tmp_path, rounds=ROUNDS, strategy="fedadam", resume=True)
+    plan = tiny_plan(tmp_path, rounds=ROUNDS, strategy="fedadam", codec="low-rank", resume=True)
     assert plan.finished_round() == finished
     assert [entry["round"] for entry in History(tmp_path / HISTORY).read()] == written
     resumed = start(tmp_path, "never", "fedadam")

@@ -1,7 +1,9 @@
 import logging
+import re
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -10,9 +12,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.service import registry
 from mediclip.errors import CheckpointError, FederationError, SettingsError
+from mediclip.exchange.codecs import CODEC_NAMES, FLOAT32, agreed_codec, named_codec
 from mediclip.protocol import (
     METRIC_NAMES,
     NUM_EXAMPLES,
+    PARCEL_KEYS,
     PRESENT_KEYS,
     ROLL_CALL_KEYS,
     TRAIN_KEYS,
@@ -22,6 +26,7 @@ from simulation.engine import InProcessGrid, run_in_process
 from simulation.plan import Event, read_result
 from tests.tiny import SHOTS, largest_difference, tiny_plan, tiny_schema, tiny_site
 
+HEXADECIMAL = re.compile("[0-9a-f]{64}")
 STRATEGIES = RunSettings.model_fields["strategy"].annotation.__args__
 
 
@@ -123,7 +128,7 @@ def test_a_resumed_run_tells_only_of_its_own_rounds(tmp_path):
     assert [e.number for e in events if e.kind == "round"] == [3]
 
 
-def check_message(message):
+def check_message(message, codec=FLOAT32):
     """The list of everything that may travel; whatever is not on it fails."""
     assert not message.has_error()
     content, metadata = message.content, message.metadata
@@ -134,14 +139,24 @@ def check_message(message):
         assert set(content["config"]) == (ROLL_CALL_KEYS if is_request else PRESENT_KEYS)
         return
     assert metadata.message_type == "train"
-    assert set(content) == {"arrays", "config" if is_request else "metrics"}
-    arrays = content["arrays"]
-    assert {name: (arrays[name].numpy().shape, str(arrays[name].numpy().dtype)) for name in arrays} == {
+    assert set(content) == {"arrays", "config"} | (set() if is_request else {"metrics"})
+    arrays, facts = content["arrays"], content["config"]
+    assert {name: (tuple(arrays[name].shape), arrays[name].dtype) for name in arrays} == {
         name: (shape, "float32") for name, shape in shapes.items()
     }
+    assert facts["codec"] in {FLOAT32.name, codec.name}
+    assert facts["base"] == "" if facts["codec"] == FLOAT32.name else HEXADECIMAL.fullmatch(facts["base"])
+    # What travels is what the codec makes of values of those shapes: to the last byte, with room for no more.
+    read = agreed_codec(facts["codec"])
+    for spec in tiny_schema().tensors:
+        value = read.decode(spec, arrays[spec.name].data)
+        assert np.isfinite(value).all()
     if is_request:
-        assert TRAIN_KEYS - {"proximal-mu"} <= set(content["config"]) <= TRAIN_KEYS
+        assert TRAIN_KEYS - {"proximal-mu"} <= set(facts) <= TRAIN_KEYS
+        assert facts["answer-codec"] == codec.name
     else:
+        assert set(facts) == PARCEL_KEYS
+        assert facts["codec"] == codec.name
         assert set(content["metrics"]) == {NUM_EXAMPLES, *METRIC_NAMES}
         assert content["metrics"][NUM_EXAMPLES] == SHOTS
         assert all(type(content["metrics"][name]) is float for name in METRIC_NAMES)
@@ -154,6 +169,15 @@ def test_every_message_of_a_run_holds_trainables_allowed_metrics_and_fixed_keys_
     assert len(messages) == 3 * 2 * (1 + 2)
     for message in messages:
         check_message(message)
+
+
+@pytest.mark.parametrize("codec", [name for name in CODEC_NAMES if name != "float32"])
+def test_differences_hold_no_more_than_whole_values_do(tmp_path, codec):
+    messages = []
+    run(tmp_path, codec=codec, on_message=messages.append)
+    assert len(messages) == 3 * 2 * (1 + 2)
+    for message in messages:
+        check_message(message, named_codec(codec))
 
 
 def test_the_process_is_left_as_it_was(tmp_path):

@@ -44,10 +44,14 @@ def test_ray_gives_the_tensors_of_the_in_process_engine_and_leaves_nothing_runni
     sites = [settings_of(tmp_path, 0), settings_of(tmp_path, 1, backbone_sha256=tiny_backbone().sha256)]
     events = []
     on_ray = run_ray(
-        tiny_plan(tmp_path / "ray", rounds=3, join_timeout_s=120.0), sites, cpus=2, on_event=events.append
+        tiny_plan(tmp_path / "ray", rounds=3, codec="low-rank", join_timeout_s=120.0),
+        sites,
+        cpus=2,
+        on_event=events.append,
     )
     here = run_in_process(
-        tiny_plan(tmp_path / "here", rounds=3), [Site.open(site, tiny_backbone()) for site in sites]
+        tiny_plan(tmp_path / "here", rounds=3, codec="low-rank"),
+        [Site.open(site, tiny_backbone()) for site in sites],
     )
     assert largest_difference(on_ray.tensors, here.tensors) <= 1e-5
     assert [e["bytes_up"] for e in on_ray.history] == [e["bytes_up"] for e in here.history]

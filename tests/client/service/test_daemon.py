@@ -20,10 +20,11 @@ from client.service.site import Site
 from mediclip.errors import MediClipError, ServiceError
 from mediclip.protocol import METRIC_NAMES
 from tests.kits import FEDERATION, PATIENT, ROOT, WARD, daemon, make_kit
-from tests.tiny import SHOTS, largest_difference, tiny_recipe, tiny_request, tiny_schema
+from tests.tiny import SHOTS, fit, largest_difference, tiny_recipe, tiny_request, tiny_schema, tiny_tensors
 
 pytestmark = pytest.mark.slow
 LONG = {"local_steps": 200}
+FOREIGN = {f"other.{name}": value for name, value in tiny_tensors().items()}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -88,7 +89,7 @@ def test_what_comes_over_the_socket_equals_the_site_in_process_bit_for_bit(site,
     assert site.schema_digest(tiny_recipe().model_dump_json()) == tiny_schema().digest()
     for number in (1, 2):
         request = tiny_request(number, proximal_mu=0.1)
-        assert same(site.fit(request), inside.fit(request))
+        assert same(fit(site, request), inside.fit(request))
 
 
 @pytest.mark.usefixtures("_running")
@@ -98,14 +99,14 @@ def test_what_comes_over_the_socket_equals_the_site_in_process_bit_for_bit(site,
         ("another", {}, "policy-federation"),
         ("", {}, "policy-federation"),
         (FEDERATION, {"number": 91}, "policy-rounds"),
-        (FEDERATION, {"schema_digest": "x"}, "schema"),
+        (FEDERATION, {"tensors": FOREIGN}, "schema"),
         (FEDERATION, {"recipe": "no recipe"}, "settings"),
     ],
 )
 def test_a_refusal_is_one_word_and_stands_in_the_audit_log(kit, federation, change, word):
     site = RemoteSite(kit.socket, federation)
     with pytest.raises(ServiceError) as caught:
-        site.fit(tiny_request(**change))
+        fit(site, tiny_request(**change))
     assert caught.value.code == word
     assert read(kit.audit)[-1]["code"] == word
 
@@ -135,16 +136,20 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
 from client.app import app
-config = {{"recipe": {tiny_recipe().model_dump_json()!r}, "schema-digest": {tiny_schema().digest()!r}}}
+digest = {tiny_schema().digest()!r}
+config = {{"recipe": {tiny_recipe().model_dump_json()!r}, "schema-digest": digest, "codec": "float32/1"}}
 context = Context(1, 2, {{"socket": {str(kit.socket)!r}}}, RecordDict(), {{"federation": {FEDERATION!r}}})
 card = app(Message(RecordDict({{"config": ConfigRecord(config)}}), 2, "query.roll_call"), context)
 assert dict(card.content["config"])["error"] == "", card.content
 from mediclip.config import Recipe
 from mediclip.model.trainables import initial_trainables, Schema
-from server.collection import to_record
+from mediclip.exchange.parcel import pack_values
+from server.collection import to_records
 schema = Schema.from_json({tiny_schema().to_json()!r})
-training = {{**config, "server-round": 1, "seed": 7, "local-steps": 2}}
-content = {{"arrays": to_record(initial_trainables(schema, 0)), "config": ConfigRecord(training)}}
+arrays, facts = to_records(pack_values(schema, initial_trainables(schema, 0)))
+training = {{"recipe": config["recipe"], "server-round": 1, "seed": 7, "local-steps": 2}}
+facts.update({{**training, "answer-codec": "float32/1", "differences-follow": False}})
+content = {{"arrays": arrays, "config": facts}}
 reply = app(Message(RecordDict(content), 2, "train"), context)
 print(sorted(reply.content["metrics"].items()))
 assert "torch" not in sys.modules and "open_clip" not in sys.modules
@@ -156,9 +161,9 @@ assert "torch" not in sys.modules and "open_clip" not in sys.modules
 
 
 def test_the_cost_of_a_round_through_the_daemon_is_small(site):
-    site.fit(tiny_request(7, local_steps=1))
+    fit(site, tiny_request(7, local_steps=1))
     started = time.monotonic()
-    site.fit(tiny_request(7, local_steps=1))  # stored: nothing but the socket, the disk and the audit log
+    fit(site, tiny_request(7, local_steps=1))  # stored: nothing but the socket, the disk and the audit log
     assert time.monotonic() - started < 1
 
 
@@ -166,16 +171,16 @@ def test_a_killed_daemon_answers_the_same_again_and_its_log_still_holds(tmp_path
     kit = make_kit(tmp_path)
     site = RemoteSite(kit.socket, FEDERATION)
     with daemon(kit) as process:
-        first = site.fit(tiny_request(1))
+        first = fit(site, tiny_request(1))
         process.kill()
         process.wait(10)
     with daemon(kit) as process:  # between rounds
         second = tiny_request(2, tensors=first.tensors)
-        assert same(site.fit(tiny_request(1)), first)
-        assert same(site.fit(second), inside.fit(second))
+        assert same(fit(site, tiny_request(1)), first)
+        assert same(fit(site, second), inside.fit(second))
         replies = []
         third = tiny_request(3, **LONG)
-        asking = threading.Thread(target=lambda: replies.append(site.fit(third)))
+        asking = threading.Thread(target=lambda: replies.append(fit(site, third)))
         asking.start()
         time.sleep(0.4)
         assert asking.is_alive()
@@ -221,7 +226,7 @@ def test_a_changed_audit_log_keeps_the_daemon_from_starting(tmp_path):
 def test_a_daemon_that_is_away_is_one_word(tmp_path):
     site = RemoteSite(tmp_path / "none.sock", patience_s=0.3)
     with pytest.raises(MediClipError) as caught:
-        site.fit(tiny_request())
+        fit(site, tiny_request())
     assert caught.value.code == "service"
 
 
@@ -232,16 +237,16 @@ def test_no_patient_and_no_path_is_in_anything_that_crosses_the_socket_or_is_log
     with daemon(kit), tapped(middle, kit.socket, seen):
         site = RemoteSite(middle, FEDERATION)
         site.describe()
-        reply = site.fit(tiny_request())
+        reply = fit(site, tiny_request())
         assert set(reply.metrics) == set(METRIC_NAMES)
         with pytest.raises(ServiceError):
-            site.fit(tiny_request(schema_digest="x"))
+            fit(site, tiny_request(tensors=FOREIGN))
         site.close()
     broken.write_bytes(b"no image")
     with daemon(kit), tapped(middle, kit.socket, seen):
         site = RemoteSite(middle, FEDERATION)
         with pytest.raises(ServiceError) as caught:
-            site.fit(tiny_request(2))
+            fit(site, tiny_request(2))
         assert caught.value.code == "image"
         site.close()
     assert len(seen) > 1000

@@ -10,8 +10,9 @@ from client.service.fit import FitReply
 from client.service.guard import GuardedSite
 from client.service.rounds import RoundStore
 from mediclip.errors import ImageError, PolicyError
+from mediclip.protocol import encode_tensor
 from tests.kits import PATIENT
-from tests.tiny import SHOTS, largest_difference, tiny_request, tiny_schema, tiny_site, tiny_tensors
+from tests.tiny import SHOTS, fit, largest_difference, tiny_request, tiny_schema, tiny_site, tiny_tensors
 
 CODE = "a" * 64
 
@@ -52,27 +53,27 @@ def counted(reply):
 
 def test_private_state_goes_from_round_to_round_and_over_a_restart(guard):
     site = guard()
-    assert [counted(site.fit(tiny_request(n), "f")) for n in (1, 2)] == [1, 2]
-    assert counted(guard().fit(tiny_request(3), "f")) == 3
+    assert [counted(fit(site, tiny_request(n), "f")) for n in (1, 2)] == [1, 2]
+    assert counted(fit(guard(), tiny_request(3), "f")) == 3
 
 
 def test_a_replayed_round_changes_nothing_twice(guard):
     trainer = Keeping()
     site = guard(trainer)
-    first = [site.fit(tiny_request(n), "f") for n in (1, 2)]
-    again = [guard(trainer).fit(tiny_request(2), "f"), site.fit(tiny_request(2), "f")]
+    first = [fit(site, tiny_request(n), "f") for n in (1, 2)]
+    again = [fit(guard(trainer), tiny_request(2), "f"), fit(site, tiny_request(2), "f")]
     for reply in again:
         assert largest_difference(reply.tensors, first[1].tensors) == 0
         assert reply.metrics == first[1].metrics
     assert trainer.trained == 2
-    assert counted(site.fit(tiny_request(3), "f")) == 3
+    assert counted(fit(site, tiny_request(3), "f")) == 3
 
 
 def test_a_round_asked_anew_with_another_model_starts_from_the_same_private_state(guard):
     site = guard()
     for number in (1, 2):
-        site.fit(tiny_request(number), "f")
-    assert counted(site.fit(tiny_request(2, tensors=tiny_tensors(1)), "f")) == 2
+        fit(site, tiny_request(number), "f")
+    assert counted(fit(site, tiny_request(2, tensors=tiny_tensors(1)), "f")) == 2
 
 
 def test_a_replay_while_the_round_is_in_work_waits_and_trains_once(guard):
@@ -87,7 +88,7 @@ def test_a_replay_while_the_round_is_in_work_waits_and_trains_once(guard):
     trainer.fit_from = slow
     site, replies = guard(trainer), []
     threads = [
-        threading.Thread(target=lambda: replies.append(site.fit(tiny_request(), "f"))) for _ in range(2)
+        threading.Thread(target=lambda: replies.append(fit(site, tiny_request(), "f"))) for _ in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -113,7 +114,7 @@ def test_a_request_outside_the_policy_is_refused_and_logged_and_nothing_is_kept(
     guard, tmp_path, policy, reason
 ):
     with pytest.raises(PolicyError) as caught:
-        guard(policy=policy).fit(tiny_request(2), "f")
+        fit(guard(policy=policy), tiny_request(2), "f")
     assert caught.value.reason == reason
     (line,) = read(tmp_path / "audit.jsonl")
     assert (line["event"], line["code"], line["round"]) == ("refused", f"policy-{reason}", 2)
@@ -133,24 +134,26 @@ def test_nothing_is_trained_for_whom_the_policy_refuses(guard):
     trainer = Keeping()
     for policy in (Policy(federation="other"), Policy(max_rounds=1), Policy(min_images=9)):
         with pytest.raises(PolicyError):
-            guard(trainer, policy).fit(tiny_request(2), "f")
+            fit(guard(trainer, policy), tiny_request(2), "f")
     assert trainer.trained == 0
 
 
 def test_a_policy_that_was_tightened_holds_for_stored_answers_too(guard):
-    guard().fit(tiny_request(), "f")
-    assert guard(policy=Policy(metrics=frozenset())).fit(tiny_request(), "f").metrics == {}
+    fit(guard(), tiny_request(), "f")
+    assert fit(guard(policy=Policy(metrics=frozenset())), tiny_request(), "f").metrics == {}
     with pytest.raises(PolicyError):
-        guard(policy=Policy(max_update_norm=1e-3)).fit(tiny_request(), "f")
+        fit(guard(policy=Policy(max_update_norm=1e-3)), tiny_request(), "f")
 
 
 def test_the_audit_log_says_exactly_what_left(guard, tmp_path):
     site = guard(tiny_site(0))
-    replies = [site.fit(tiny_request(), "f") for _ in range(2)]
+    replies = [fit(site, tiny_request(), "f") for _ in range(2)]
     first, second = read(tmp_path / "audit.jsonl")
     assert (first["is_repeated"], second["is_repeated"]) == (False, True)
     for line in (first, second):
-        assert line["tensors"] == [[n, list(v.shape), 4 * v.size] for n, v in replies[0].tensors.items()]
+        assert line["tensors"] == [
+            [n, list(v.shape), len(encode_tensor(v))] for n, v in replies[0].tensors.items()
+        ]
         assert (line["round"], line["examples"], line["metrics"]) == (1, SHOTS, replies[0].metrics)
         assert 0 < line["norm"] < 1
     assert first["sha256"] == second["sha256"]
@@ -159,7 +162,7 @@ def test_the_audit_log_says_exactly_what_left(guard, tmp_path):
 
 def test_what_is_asked_from_outside_is_not_copied_into_the_log(guard, tmp_path):
     with pytest.raises(PolicyError):
-        guard(policy=Policy(federation="ours")).fit(tiny_request(recipe=f'"{PATIENT}"'), PATIENT)
+        fit(guard(policy=Policy(federation="ours")), tiny_request(recipe=f'"{PATIENT}"'), PATIENT)
     assert PATIENT not in (tmp_path / "audit.jsonl").read_text()
 
 
@@ -176,9 +179,9 @@ def test_a_failure_is_logged_by_its_word_and_can_be_asked_again(guard, tmp_path,
     trainer.fit_from = failing
     site = guard(trainer)
     with pytest.raises(type(error)):
-        site.fit(tiny_request(), "f")
+        fit(site, tiny_request(), "f")
     trainer.fit_from = plain
-    assert counted(site.fit(tiny_request(), "f")) == 1
+    assert counted(fit(site, tiny_request(), "f")) == 1
     events = [(line["event"], line.get("code")) for line in read(tmp_path / "audit.jsonl")]
     assert events == [("failed", code), ("answered", None)]
     assert PATIENT not in caplog.text + json.dumps(read(tmp_path / "audit.jsonl"))

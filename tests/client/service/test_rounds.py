@@ -3,19 +3,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from client.service.fit import FitReply
+from client.service.fit import RoundAnswer
 from client.service.rounds import KEPT_ROUNDS, Question, RoundStore
 from mediclip.errors import CheckpointError
-from tests.tiny import largest_difference, tiny_request, tiny_tensors
+from mediclip.exchange.parcel import pack_values, unpack
+from tests.tiny import largest_difference, tiny_request, tiny_schema, tiny_tensors
 
 
-def ask(number=1, federation="f", **changes):
-    return Question(federation, tiny_request(number, **changes))
+def ask(number=1, federation="f", codec="float32/1", **changes):
+    return Question(federation, tiny_request(number, **changes), codec)
 
 
 def reply(value=0.0):
     tensors = {name: tensor + np.float32(value) for name, tensor in tiny_tensors().items()}
-    return FitReply(tensors, 4, {"val_loss": 0.1 + value})
+    return RoundAnswer(pack_values(tiny_schema(), tensors), 4, {"val_loss": 0.1 + value})
 
 
 def kept(value):
@@ -30,8 +31,10 @@ def store(tmp_path):
 def test_an_answer_comes_back_bit_for_bit_in_its_order_after_a_restart(store, tmp_path):
     store.keep(ask(), reply(0.3), {})
     again = RoundStore(tmp_path / "rounds").answer(ask())
-    assert list(again.tensors) == list(reply().tensors)
-    assert largest_difference(again.tensors, reply(0.3).tensors) == 0
+    assert again.parcel == reply(0.3).parcel
+    assert list(again.parcel.tensors) == list(reply().parcel.tensors)
+    arrived = unpack(again.parcel, tiny_schema())
+    assert largest_difference(arrived, {n: v + np.float32(0.3) for n, v in tiny_tensors().items()}) == 0
     assert (again.examples, again.metrics) == (4, reply(0.3).metrics)
 
 
@@ -40,6 +43,7 @@ def test_an_answer_comes_back_bit_for_bit_in_its_order_after_a_restart(store, tm
     [
         ask(2),
         ask(federation="g"),
+        ask(codec="two-bit/1"),
         ask(seed=8),
         ask(local_steps=3),
         ask(proximal_mu=0.1),

@@ -1,0 +1,69 @@
+"""A site without a daemon, for simulations: no policy and no audit log, but what differences need."""
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+from client.service.exchange import encoded, received, undecoded
+from client.service.fit import Fitter, PrivateState, RoundAnswer, RoundQuestion
+from client.service.rounds import KEPT_ROUNDS, Question, RoundStore
+from mediclip.exchange.codecs import FLOAT32, agreed_codec
+
+
+class SimulatedSite:
+    """A site that trains and keeps nothing, with its side of the exchange.
+
+    Args:
+        site: What trains.
+        folder: Where models and leftovers are kept, so that a run that was killed goes on as it would have;
+            in memory when omitted.
+    """
+
+    def __init__(self, site: Fitter, folder: Path | None = None) -> None:
+        self._site = site
+        self._rounds = None if folder is None else RoundStore(folder)
+        self._memory: dict[str, dict[int, PrivateState]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def name(self) -> str:
+        """What the server calls the site."""
+        return self._site.name
+
+    def schema_digest(self, recipe: str) -> str:
+        """Digest the tensors that the site would send; see :class:`client.service.fit.SiteService`."""
+        return self._site.schema_digest(recipe)
+
+    def choose_codec(self, wanted: str) -> str:
+        """Take what the server wants.
+
+        Raises:
+            SchemaError: If this version has no such codec.
+        """
+        return agreed_codec(wanted).name
+
+    def answer(self, question: RoundQuestion) -> RoundAnswer:
+        """Train for one round; see :class:`client.service.fit.SiteService`."""
+        is_whole = question.answer_codec == FLOAT32.name and not question.parcel.base
+        if is_whole and not question.differences_follow:
+            return self._answer(question, {})[0]
+        with self._lock:
+            return self._answer_from_kept(question)
+
+    def _answer_from_kept(self, question: RoundQuestion) -> RoundAnswer:
+        asked = Question("", undecoded(question), question.answer_codec)
+        if self._rounds is not None:
+            answer, state = self._answer(question, self._rounds.private_before(asked))
+            self._rounds.keep(asked, answer, state)
+            return answer
+        states = self._memory.setdefault(asked.run(), {})
+        earlier = [number for number in states if number < question.number]
+        answer, state = self._answer(question, states[max(earlier)] if earlier else {})
+        self._memory[asked.run()] = {number: states[number] for number in earlier[-KEPT_ROUNDS:]}
+        self._memory[asked.run()][question.number] = state
+        return answer
+
+    def _answer(self, question: RoundQuestion, kept: PrivateState) -> tuple[RoundAnswer, PrivateState]:
+        tensors = received(question, kept, lambda: self._site.schema_digest(question.recipe))
+        request = replace(undecoded(question), tensors=tensors)
+        return encoded(question, request, self._site.fit(request), kept)
