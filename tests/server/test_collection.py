@@ -7,10 +7,12 @@ from flwr.app import ConfigRecord
 
 from client.app import app as client_app
 from client.service import registry
+from mediclip.exchange.codecs import FLOAT32
 from mediclip.provenance import source_digest
 from server.aggregation import Aggregator
 from server.app import limits_for
 from server.collection import Collector
+from server.downlink import Downlink
 from server.roster import NO_ANSWER, Roster
 from simulation.engine import InProcessGrid, _identify
 from tests.tiny import tiny_plan, tiny_recipe, tiny_schema, tiny_site, tiny_tensors
@@ -41,13 +43,16 @@ def ask(tmp_path, stop):
     settings = tiny_plan(tmp_path, quorum=2, round_timeout_s=1000.0).prepare(3)
     recipe, schema = tiny_recipe(), tiny_schema()
     limits = limits_for(settings, recipe, schema)
-    question = ConfigRecord({"recipe": recipe.model_dump_json(), "schema-digest": schema.digest()})
-    collector = Collector(grid, settings, schema, recipe, limits, Roster(question, source_digest()))
+    question = ConfigRecord(
+        {"recipe": recipe.model_dump_json(), "schema-digest": schema.digest(), "codec": FLOAT32.name}
+    )
+    roster, downlink = Roster(question, source_digest()), Downlink(FLOAT32, schema, tiny_tensors())
+    collector = Collector(grid, settings, schema, recipe, limits, roster, downlink)
 
     def collect(number):
         aggregator = Aggregator(settings, schema, limits, 3, tmp_path, 0.01)
         with aggregator.round() as updates:
-            return collector.collect(number, tiny_tensors(), updates)
+            return collector.collect(number, downlink.prepare(tiny_tensors()), updates)
 
     yield collector, collect
     grid.close()
