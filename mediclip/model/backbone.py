@@ -182,12 +182,12 @@ class Backbone(nn.Module):
             One ``(B, h, w, C)`` float32 tensor a tap: in float32 within rounding of those of
             :meth:`patch_tokens`, in bfloat16 about 1 % from them.
         """
-        blocks = self._frozen_blocks("visual", precision)
+        blocks = self.frozen_blocks("visual", precision)
         visual: Any = self.visual
         if blocks is None:
             return self.patch_tokens(self.normalise(images), taps)
         grey = images.to(self.device, torch.float32).unsqueeze(1)
-        weight, bias = self._grey_convolution()
+        weight, bias = self.grey_convolution()
         patches = nn.functional.conv2d(grey, weight, bias, stride=visual.conv1.stride)  # (B, C, h, w)
         grid = patches.shape[2:]
         first = visual.class_embedding.expand(len(grey), 1, -1)
@@ -200,15 +200,15 @@ class Backbone(nn.Module):
                 tapped.append(hidden[:, 1:].reshape(len(grey), *grid, -1))
         return tapped
 
-    def _grey_convolution(self) -> tuple[Tensor, Tensor]:
+    def grey_convolution(self) -> tuple[Tensor, Tensor]:
         """Fold normalisation and three equal channels into weight ``(C, 1, p, p)`` and bias ``(C,)``."""
         conv: Any = self.visual.conv1
         weight = (conv.weight / self.std).sum(1, keepdim=True)
         bias = -(conv.weight * (self.mean / self.std)).sum((1, 2, 3))
         return weight, bias if conv.bias is None else bias + conv.bias
 
-    def _frozen_blocks(self, tower: str, precision: Precision) -> tuple[FrozenBlock, ...] | None:
-        """Give a tower's blocks, made when first asked for."""
+    def frozen_blocks(self, tower: str, precision: Precision) -> tuple[FrozenBlock, ...] | None:
+        """Give the lean blocks of the tower ``visual`` or ``text``; None where open_clip's code must run."""
         is_half = precision == "bfloat16" and has_native_bfloat16(self.device)
         dtype = torch.bfloat16 if is_half else torch.float32
         key = tower, dtype, self.device
@@ -261,7 +261,7 @@ class Backbone(nn.Module):
         Returns:
             ``(P, D)``, not normalised. Gradients flow to ``sequences``.
         """
-        blocks = self._frozen_blocks("text", precision)
+        blocks = self.frozen_blocks("text", precision)
         if blocks is None:
             return self.encode_embedded_text(sequences, packing.lengths - 1, causal=True)
         hidden = packing.pack(sequences + self.text.positional_embedding[: sequences.shape[1]])
