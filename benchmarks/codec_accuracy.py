@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, cast
 
+from benchmarks.harness import Benchmark
 from client.service.site import Site
 from mediclip.config import load_recipe
 from mediclip.data.preprocess import Preprocess
@@ -27,6 +28,7 @@ from simulation.plan import FederatedResult, Plan
 from simulation.scenario import make_scenario
 from simulation.threads import one_torch_thread
 
+BENCHMARKS: tuple[Benchmark, ...] = ()  # none that runs without scans
 _METRICS = ("image_auroc", "pixel_auroc")
 
 

@@ -56,6 +56,10 @@ def run(
         typer.Option(help="How the server joins updates."),
     ] = "fedavg",
     proximal_mu: Annotated[float, typer.Option(help="Weight of FedProx's pull.", min=0)] = 0.01,
+    codec: Annotated[
+        Literal["float32", "float16", "int8", "two-bit", "low-rank"],
+        typer.Option(help="How tensors travel: whole in float32, or as differences with fewer bits."),
+    ] = "float32",
     partition: Annotated[
         Literal["iid", "dirichlet"], typer.Option(help="How the sites of one set split its scans.")
     ] = "iid",
@@ -98,6 +102,7 @@ def run(
         "taps": layers,
         "strategy": strategy,
         "proximal_mu": proximal_mu if strategy == "fedprox" else 0.0,
+        "codec": codec,
         "partition": partition,
         "alpha": alpha if partition == "dirichlet" else None,
         "methods": list(compared),
@@ -127,6 +132,7 @@ def run(
         engine=engine,
         strategy=strategy,
         proximal_mu=proximal_mu if strategy == "fedprox" else 0.0,
+        codec=codec,
         taps=layers,
         parallel=parallel,
         methods=compared,

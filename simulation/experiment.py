@@ -25,6 +25,7 @@ from mediclip.data.preprocess import Preprocess, iter_images, load_images
 from mediclip.data.samples import has_masks
 from mediclip.errors import CheckpointError, SettingsError
 from mediclip.evaluation.duplicates import Fingerprint, fingerprint
+from mediclip.exchange.codecs import CodecName
 from mediclip.model.backbone import Backbone, load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Trainables, initial_trainables
@@ -63,6 +64,7 @@ class ExperimentSettings:
         engine: ``inprocess`` or ``ray``.
         strategy: How the server joins updates.
         proximal_mu: FedProx's μ.
+        codec: How tensors travel.
         taps: Tapped blocks; the backbone's own when None.
         parallel: Sites that train side by side; as many as there are cores when None.
         methods: What is compared, in the order of the rows.
@@ -76,6 +78,7 @@ class ExperimentSettings:
     engine: EngineName = "inprocess"
     strategy: StrategyName = "fedavg"
     proximal_mu: float = 0.0
+    codec: CodecName = "float32"
     taps: tuple[int, ...] | None = None
     parallel: int | None = None
     methods: tuple[MethodName, ...] = METHODS
@@ -319,6 +322,7 @@ class Experiment:
             local_steps=self.round_steps,
             strategy=settings.strategy,
             proximal_mu=settings.proximal_mu,
+            codec=settings.codec,
             max_examples=settings.shots,
             resume=resume,
         )
