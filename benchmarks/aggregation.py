@@ -199,7 +199,7 @@ BENCHMARKS = (
         at_most=True,
     ),
     Benchmark(
-        "aggregation_strategies",
+        "aggregation_robust",
         "the same with 100 sites, for the other strategies and for differences, the most of them",
         target=1.0,
         unit="of 1 GiB",
