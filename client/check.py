@@ -258,9 +258,11 @@ def _key(kit: Kit) -> str:
 
 def _data(kit: Kit) -> str:
     from client.service.site import load_support  # noqa: PLC0415 - torch
+    from mediclip.data.preprocess import Preprocess  # noqa: PLC0415
 
     settings = kit.site()
-    images = load_support(settings, _recipe(kit).image_size)
+    recipe = _recipe(kit)
+    images = load_support(settings, Preprocess(recipe.image_size, recipe.policies))
     kit.policy().check_images(len(images))
     return f"{len(images)} support images can be read"
 

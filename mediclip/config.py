@@ -10,12 +10,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mediclip.data.policies import Choices, PolicyName, agreed
 from mediclip.errors import PromptError, SettingsError
 from mediclip.setting_faults import sentence
 
 PhrasePosition = Literal["front", "middle", "end"]
 TaskName = Literal["cut_paste", "gaussian_intensity", "source", "sink", "smooth_intensity", "identity"]
 Precision = Literal["float32", "bfloat16"]
+Modality = Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$")]
 CLASSES = ("normal", "abnormal")
 
 
@@ -83,6 +85,8 @@ class Recipe(Settings):
 
     Attributes:
         name: What the recipe is called in results.
+        policies: How DICOM of a modality is shown, where it is not to be the usual way
+            (:mod:`mediclip.data.policies`).
         image_size: Side of the square input in pixels.
         prompts: Phrases and context of both classes.
         causal_text: Whether the text tower uses the causal mask that CLIP was trained with. The published
@@ -107,6 +111,9 @@ class Recipe(Settings):
     """
 
     name: str
+    policies: dict[Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$")], PolicyName] = Field(
+        default_factory=dict
+    )
     image_size: Annotated[int, Field(ge=32, le=1024)] = 224
     prompts: PromptSettings
     causal_text: bool = False
@@ -149,6 +156,21 @@ class Recipe(Settings):
             ``epochs`` times the batches of one epoch, the last one possibly smaller.
         """
         return self.epochs * -(-shots // self.batch_size)
+
+    def with_policies(self, asked: Choices, *, name: str) -> Self:
+        """Add the policies that a command or a data folder asks for.
+
+        Args:
+            asked: Policy by modality.
+            name: What messages call who asks.
+
+        Returns:
+            The recipe with all of them.
+
+        Raises:
+            SettingsError: If the recipe names another one for the same modality.
+        """
+        return self.model_copy(update={"policies": agreed(self.policies, asked, name=name)})
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings as JSON with sorted keys, as hexadecimal."""

@@ -50,6 +50,7 @@ def run(
         Literal["inprocess", "ray"], typer.Option(help="One process, or Ray through 'flwr run'.")
     ] = "inprocess",
     recipe: options.Recipe = "default",
+    policy: options.Policy = None,
     taps: options.Taps = None,
     strategy: Annotated[
         Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum"],
@@ -86,9 +87,10 @@ def run(
     Example:  mediclip simulate run --data brain=brainmri --sites 4 --backbone ViT-L-14:openai --out runs/four
     """
     from mediclip.config import load_recipe
+    from mediclip.data.policies import parse_choices
 
     folders = _parse_sets(data)
-    read = load_recipe(recipe)
+    read = load_recipe(recipe).with_policies(parse_choices(policy), name="--policy")
     layers = console.parse_taps(taps)
     compared = parse_methods(methods)
     shown = {
@@ -122,6 +124,7 @@ def run(
         partition=partition,
         alpha=alpha,
         image_size=read.image_size,
+        policies=read.policies,
     )
     settings = ExperimentSettings(
         out,

@@ -109,7 +109,7 @@ def predict_set(
         Predictions by the network's name.
     """
     scenario = experiment.scenario
-    preprocess = Preprocess(experiment.recipe.image_size)
+    preprocess = Preprocess(experiment.recipe.image_size, experiment.recipe.policies)
     names = network_names(scenario, set_name, experiment.settings.methods)
     networks = {name: trained.networks[name] for name in names}
     return predict(
@@ -187,7 +187,7 @@ def _write_report(
     title: str,
 ) -> None:
     scenario = experiment.scenario
-    preprocess = Preprocess(experiment.recipe.image_size)
+    preprocess = Preprocess(experiment.recipe.image_size, experiment.recipe.policies)
     groups = []
     # The scans to show are chosen by the federated score, so without one none are shown.
     for name, dataset in scenario.datasets.items() if trained.federated is not None else ():

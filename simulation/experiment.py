@@ -112,7 +112,9 @@ class Experiment:
     backbone: Backbone = field(init=False)
 
     def __post_init__(self, loaded: Backbone | None) -> None:
-        """Load the backbone, and check the taps before anything is written."""
+        """Join the sets' policies, load the backbone, and check the taps before anything is written."""
+        for name, dataset in self.scenario.datasets.items():
+            self.recipe = self.recipe.with_policies(dataset.policies, name=name)
         self.backbone = loaded or load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
         self._network()
 
@@ -168,7 +170,7 @@ class Experiment:
             ImageError: If an image cannot be used.
             MaskError: If a set has masks and one is missing or cannot be used.
         """
-        preprocess = Preprocess(self.recipe.image_size)
+        preprocess = Preprocess(self.recipe.image_size, self.recipe.policies)
         known: list[Fingerprint] = []
         for name, dataset in self.scenario.datasets.items():
             done, total = 0, len(dataset.train) + len(dataset.test)
@@ -301,7 +303,7 @@ class Experiment:
         return site.fit(request).tensors
 
     def _train_pooled(self, start: Trainables) -> Trainables:
-        preprocess = Preprocess(self.recipe.image_size)
+        preprocess = Preprocess(self.recipe.image_size, self.recipe.policies)
         datasets = self.scenario.datasets
         parts = [
             load_images([datasets[site.set_name].train[i] for i in site.support], preprocess)
@@ -354,7 +356,7 @@ class Experiment:
                 "method": name,
                 "shots": self.settings.shots,
                 "seed": self.settings.seed,
-                "preprocess": Preprocess(self.recipe.image_size).settings(),
+                "preprocess": Preprocess(self.recipe.image_size, self.recipe.policies).settings(),
                 "calibration": None,
             },
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from mediclip.data.manifest import open_dataset
+from mediclip.data.policies import Choices, agreed
 from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.samples import NORMAL, Dataset
 from mediclip.errors import ManifestError, SettingsError
@@ -62,6 +63,7 @@ def make_scenario(
     partition: PartitionName = "iid",
     alpha: float = 0.5,
     image_size: int = 224,
+    policies: Choices | None = None,
 ) -> Scenario:
     """Give each site a share of a set's normal images and draw its support set from the share.
 
@@ -76,6 +78,7 @@ def make_scenario(
         partition: ``iid``, or ``dirichlet`` over groups of like brightness, so that the sites' scans differ.
         alpha: Concentration of the Dirichlet distribution; small values make sites differ more.
         image_size: Side of the images that brightness is measured on.
+        policies: Policies of DICOM that they are shown under, by modality, beside those that a set asks for.
 
     Returns:
         The scenario; the same arguments give the same.
@@ -102,7 +105,9 @@ def make_scenario(
         if partition == "iid":
             shares = split_iid(len(normal), len(mine), seed, minimum=shots, patients=patients)
         else:
-            images = load_images([dataset.train[i] for i in normal], Preprocess(image_size))
+            chosen_policies = agreed(policies or {}, dataset.policies, name=set_name)
+            preprocess = Preprocess(image_size, chosen_policies)
+            images = load_images([dataset.train[i] for i in normal], preprocess)
             groups = appearance_groups(images, min(4, len(normal)))
             shares = split_dirichlet(groups, len(mine), alpha, seed, minimum=shots, patients=patients)
         for name, share in zip(mine, shares, strict=True):

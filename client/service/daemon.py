@@ -184,10 +184,11 @@ def _open(kit: Kit) -> "Trainer":
     import torch  # noqa: PLC0415 - seconds that a kit with a fault need not wait
 
     from client.service.site import Site  # noqa: PLC0415
+    from mediclip.data.array_cache import ArrayCache  # noqa: PLC0415
 
     settings = kit.site()
     torch.set_num_threads(settings.threads)
-    return Site.open(settings)
+    return Site.open(settings, cache=ArrayCache(kit.make_state() / "squares"))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

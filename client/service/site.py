@@ -16,7 +16,8 @@ from client.service.fit import FitReply, FitRequest, PrivateState
 from client.settings import SiteSettings
 from mediclip.config import Recipe, load_recipe
 from mediclip.data.manifest import open_dataset
-from mediclip.data.preprocess import Preprocess, load_images
+from mediclip.data.policies import check_same
+from mediclip.data.preprocess import Preprocess, SquareCache, load_images
 from mediclip.data.support import choose_support, draw_support
 from mediclip.errors import BackboneError, FederationError, SchemaError, SettingsError
 from mediclip.evaluation.pixel_metrics import PixelMetrics
@@ -47,26 +48,32 @@ class Material:
     support: NDArray[np.float32]
 
 
-def load_support(settings: SiteSettings, image_size: int) -> NDArray[np.float32]:
+def load_support(
+    settings: SiteSettings, preprocess: Preprocess, cache: SquareCache | None = None
+) -> NDArray[np.float32]:
     """Read a site's support images.
 
     Args:
         settings: The site's settings.
-        image_size: Side S in pixels.
+        preprocess: How, as the recipe says.
+        cache: Where squares are kept from start to start, if anywhere.
 
     Returns:
         ``(K, S, S)`` in [0, 1].
 
     Raises:
         DataError: If the data folder or an image cannot be used, or there are fewer images than shots.
+        SettingsError: If the data folder asks for another policy than the recipe.
     """
-    train_split = open_dataset(settings.data, settings.name).train
+    dataset = open_dataset(settings.data, settings.name)
+    check_same(preprocess.policies, dataset.policies, name=settings.name)
+    train_split = dataset.train
     samples = (
         choose_support(train_split, settings.support)
         if settings.shots is None
         else draw_support(train_split, settings.shots, settings.seed)
     )
-    return load_images(samples, Preprocess(image_size))
+    return load_images(samples, preprocess, cache)
 
 
 class Site:
@@ -74,7 +81,7 @@ class Site:
 
     Args:
         name: What the server calls the site, and what its randomness is named after.
-        material: Gives backbone and support images for an image size in pixels; called once for a recipe.
+        material: Gives backbone and support images for a preprocessing; called once for a recipe.
         taps: Tapped blocks, 1-based; the backbone's default when omitted.
         recipe: The only recipe that is allowed; any when omitted.
         max_rounds: Last round that is answered; no limit when omitted.
@@ -84,7 +91,7 @@ class Site:
     def __init__(
         self,
         name: str,
-        material: Callable[[int], Material],
+        material: Callable[[Preprocess], Material],
         *,
         taps: Sequence[int] | None = None,
         recipe: Recipe | None = None,
@@ -101,12 +108,15 @@ class Site:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, settings: SiteSettings, backbone: Backbone | None = None) -> "Site":
+    def open(
+        cls, settings: SiteSettings, backbone: Backbone | None = None, cache: SquareCache | None = None
+    ) -> "Site":
         """Open the site that its settings describe; scans are read when a round asks for them.
 
         Args:
             settings: The site's settings.
             backbone: A loaded backbone to share; loaded from the settings when omitted.
+            cache: Where preprocessed images are kept from start to start, if anywhere.
 
         Returns:
             The site.
@@ -115,9 +125,9 @@ class Site:
             SettingsError: If the settings name a recipe that does not exist.
         """
 
-        def material(image_size: int) -> Material:
+        def material(preprocess: Preprocess) -> Material:
             loaded = backbone or load_backbone(
-                settings.backbone, image_size=image_size, device=settings.device
+                settings.backbone, image_size=preprocess.image_size, device=settings.device
             )
             expected = settings.backbone_sha256
             if expected is not None and loaded.sha256 != expected:
@@ -126,7 +136,7 @@ class Site:
                     f"{loaded.sha256[:16]}…; correct 'backbone' in the site's settings."
                 )
                 raise BackboneError(message)
-            return Material(loaded, load_support(settings, image_size))
+            return Material(loaded, load_support(settings, preprocess, cache))
 
         return cls(
             settings.name,
@@ -258,7 +268,7 @@ class Site:
             )
             raise SettingsError(message)
         if self._bench is None or self._bench.network.recipe.digest() != recipe.digest():
-            material = self._material(recipe.image_size)
+            material = self._material(Preprocess(recipe.image_size, recipe.policies))
             network = MediClip(material.backbone, recipe, self._taps)
             self._bench = _Bench(network, material.support, ("site", self._name))
         return self._bench

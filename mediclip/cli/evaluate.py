@@ -16,6 +16,7 @@ def evaluate(
     data: options.Data,
     out: options.Out,
     backbone: options.OtherBackbone = None,
+    policy: options.Policy = None,
     device: options.Device = "cpu",
     modality: options.Modality = None,
     body_part: options.BodyPart = None,
@@ -27,11 +28,9 @@ def evaluate(
 
     Example:  mediclip evaluate --model runs/brain/model.safetensors --data brainmri --out runs/brain
     """
-    from mediclip.cli.loading import load_detector
+    from mediclip.cli.loading import load_detector, open_test_set
     from mediclip.data.dicom_tree import TreeChoice
-    from mediclip.data.manifest import open_dataset
     from mediclip.data.preprocess import load_images
-    from mediclip.errors import ManifestError
     from mediclip.evaluation.duplicates import fingerprint
     from mediclip.evaluation.predict import predict, predict_cases, summarise
     from mediclip.reports.evaluation_report import write_evaluation_page
@@ -39,14 +38,9 @@ def evaluate(
     from mediclip.training.checkpoint import versions, write_atomically
 
     choice = TreeChoice.of(modality, body_part, view, labels)
-    detector = load_detector(model, backbone=backbone, device=device)
+    detector = load_detector(model, backbone=backbone, device=device, policy=policy)
     network, preprocess, facts = detector.network, detector.preprocess, detector.file.facts
-    dataset = open_dataset(data, choice=choice)
-    if not dataset.test:
-        message = (
-            f"The set {dataset.name!r} must have test images. It has none; add abnormal/ or a test list."
-        )
-        raise ManifestError(message)
+    dataset = open_test_set(data, preprocess, choice)
     known = [fingerprint(image) for image in load_images(dataset.train, preprocess)]
     with console.progress("Scoring", quiet=as_json) as bar:
         (prediction,) = predict(

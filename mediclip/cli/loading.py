@@ -3,8 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mediclip.data.dicom_tree import TreeChoice
+from mediclip.data.manifest import open_dataset
+from mediclip.data.policies import check_same, parse_choices
 from mediclip.data.preprocess import Preprocess
-from mediclip.errors import CheckpointError
+from mediclip.data.samples import Dataset
+from mediclip.errors import CheckpointError, ManifestError
 from mediclip.model.backbone import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.training.checkpoint import ModelFile, load_model
@@ -19,13 +23,16 @@ class Detector:
     file: ModelFile
 
 
-def load_detector(path: Path, *, backbone: str | None, device: str) -> Detector:
+def load_detector(
+    path: Path, *, backbone: str | None, device: str, policy: list[str] | None = None
+) -> Detector:
     """Load a model and the backbone that it needs.
 
     Args:
         path: Model file.
         backbone: Spec of the backbone on this machine; the one stored in the file when None.
         device: Torch device name.
+        policy: Policies that the user expects, as ``--policy`` has them.
 
     Returns:
         The detector.
@@ -34,6 +41,7 @@ def load_detector(path: Path, *, backbone: str | None, device: str) -> Detector:
         BackboneError: If the backbone cannot be loaded or is not the one that the model was made with.
         CheckpointError: If the file cannot be used.
         SchemaError: If its tensors do not fit the model that it describes.
+        SettingsError: If it was trained under another policy than is expected.
     """
     file = load_model(path)
     recipe = file.recipe
@@ -49,4 +57,31 @@ def load_detector(path: Path, *, backbone: str | None, device: str) -> Detector:
     if not isinstance(stored, dict):
         message = f"A model file must name its preprocessing. {path.name!r} does not; train again."
         raise CheckpointError(message)
-    return Detector(network.eval(), Preprocess.from_settings(stored), file)
+    preprocess = Preprocess.from_settings(stored)
+    check_same(preprocess.policies, parse_choices(policy), name="--policy")
+    return Detector(network.eval(), preprocess, file)
+
+
+def open_test_set(data: Path, preprocess: Preprocess, choice: TreeChoice) -> Dataset:
+    """Open a data folder to test a detector on.
+
+    Args:
+        data: The folder.
+        preprocess: The detector's.
+        choice: What to take of a folder of DICOM files.
+
+    Returns:
+        The set.
+
+    Raises:
+        DataError: If it cannot be used or has no test images.
+        SettingsError: If it asks for another policy than the detector was trained under.
+    """
+    dataset = open_dataset(data, choice=choice)
+    check_same(preprocess.policies, dataset.policies, name=dataset.name)
+    if not dataset.test:
+        message = (
+            f"The set {dataset.name!r} must have test images. It has none; add abnormal/ or a test list."
+        )
+        raise ManifestError(message)
+    return dataset

@@ -58,4 +58,11 @@ Labels = Annotated[
         metavar="FILE",
     ),
 ]
+Policy = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="How DICOM of a modality is shown, such as MR=stored-range; may stand several times.",
+        metavar="MODALITY=POLICY",
+    ),
+]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print what is in force and stop.")]

@@ -13,6 +13,7 @@ from mediclip.cli import console, options
 
 if TYPE_CHECKING:
     from mediclip.data.dicom_tree import TreeChoice
+    from mediclip.data.preprocess import Preprocess
 
 
 def score(
@@ -28,6 +29,7 @@ def score(
     model: options.Model,
     out: options.Out,
     backbone: options.OtherBackbone = None,
+    policy: options.Policy = None,
     device: options.Device = "cpu",
     modality: options.Modality = None,
     body_part: options.BodyPart = None,
@@ -47,8 +49,9 @@ def score(
     from mediclip.reports.figures import display_range, overlay
     from mediclip.training.checkpoint import write_atomically
 
-    chosen = _listed(images, TreeChoice.of(modality, body_part, view, None))
-    detector = load_detector(model, backbone=backbone, device=device)
+    choice = TreeChoice.of(modality, body_part, view, None)
+    detector = load_detector(model, backbone=backbone, device=device, policy=policy)
+    chosen = _listed(images, choice, detector.preprocess)
     with console.progress("Reading") as bar:
         for index, (path, frame) in enumerate(chosen):
             detector.preprocess.load_file(path, name=f"image {index}", frame=frame)
@@ -70,9 +73,12 @@ def score(
     write_atomically(folder / "scores.jsonl", ("\n".join(lines) + "\n").encode())
 
 
-def _listed(images: Sequence[Path], choice: "TreeChoice") -> list[tuple[Path, int | None]]:
+def _listed(
+    images: Sequence[Path], choice: "TreeChoice", preprocess: "Preprocess"
+) -> list[tuple[Path, int | None]]:
     """List files as they are given, and of each folder the images of its set, train before test."""
     from mediclip.data.manifest import open_dataset
+    from mediclip.data.policies import check_same
     from mediclip.errors import SettingsError
 
     listed: list[tuple[Path, int | None]] = []
@@ -89,6 +95,7 @@ def _listed(images: Sequence[Path], choice: "TreeChoice") -> list[tuple[Path, in
             listed.append((path, None))
             continue
         dataset = open_dataset(path, choice=choice)
+        check_same(preprocess.policies, dataset.policies, name=dataset.name)
         left_out.update(dataset.left_out)
         listed += [(sample.image, sample.frame) for sample in (*dataset.train, *dataset.test)]
     if left_out:  # standard output is for the scores

@@ -20,6 +20,7 @@ def train(
     body_part: options.BodyPart = None,
     view: options.View = None,
     labels: options.Labels = None,
+    policy: options.Policy = None,
     device: options.Device = "cpu",
     threads: Annotated[int | None, typer.Option(help="Torch threads; all cores when omitted.", min=1)] = None,
     show_config: options.ShowConfig = False,
@@ -31,9 +32,10 @@ def train(
     """
     from mediclip.config import load_recipe
     from mediclip.data.dicom_tree import TreeChoice
+    from mediclip.data.policies import parse_choices
 
     choice = TreeChoice.of(modality, body_part, view, labels)
-    read = load_recipe(recipe)
+    read = load_recipe(recipe).with_policies(parse_choices(policy), name="--policy")
     run = {"data": str(data), "backbone": backbone, "shots": shots, "seed": seed, "device": device}
     layers = console.parse_taps(taps)
     config = {"run": {**run, **choice.facts(), "taps": layers}, "recipe": read.model_dump(mode="json")}

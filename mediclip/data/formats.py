@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mediclip.data import raster
+from mediclip.data.policies import Choices
 from mediclip.data.raster import Grey
 from mediclip.data.signatures import DICOM_SUFFIXES, NIFTI_SUFFIXES, is_dicom, is_nifti
 from mediclip.data.source import opened
@@ -31,7 +32,9 @@ Box = tuple[int, int, int, int]
 
 
 class _GreyReader(Protocol):
-    def __call__(self, path: Path, *, name: str, frame: int | None = None) -> Grey: ...
+    def __call__(
+        self, path: Path, *, name: str, frame: int | None = None, choices: Choices | None = None
+    ) -> Grey: ...
 
 
 class _MaskReader(Protocol):
@@ -67,8 +70,8 @@ class Format:
     read_box: _BoxReader
 
 
-def _raster_grey(path: Path, *, name: str, frame: int | None = None) -> Grey:
-    del frame  # a raster has one
+def _raster_grey(path: Path, *, name: str, frame: int | None = None, choices: Choices | None = None) -> Grey:
+    del frame, choices  # a raster has one frame, and its values are greys
     return raster.read_grey(path, name=name)
 
 
@@ -142,7 +145,7 @@ def format_of(path: Path, *, name: str, error: type[DataError] = ImageError) -> 
     return next((f for f in FORMATS if f.matches(head, suffix)), RASTER)
 
 
-def read_image(path: Path, *, name: str, frame: int | None = None) -> Grey:
+def read_image(path: Path, *, name: str, frame: int | None = None, choices: Choices | None = None) -> Grey:
     """Read any image as grey.
 
     Args:
@@ -150,6 +153,7 @@ def read_image(path: Path, *, name: str, frame: int | None = None) -> Grey:
         name: What messages call it, such as ``"test image 12"``.
         frame: Which frame of a file with several, from 0; when omitted the one that stands for the file: the
             first, or the middle slice of a volume.
+        choices: Policies of DICOM chosen in place of the usual ones, by modality.
 
     Returns:
         ``(H, W)``: uint8 in [0, 255] where the source has 8 bits, float32 in [0, 1] where it has more.
@@ -158,7 +162,7 @@ def read_image(path: Path, *, name: str, frame: int | None = None) -> Grey:
         ImageError: If the file cannot be used.
         SettingsError: If there is no such frame.
     """
-    return format_of(path, name=name).read_grey(path, name=name, frame=frame)
+    return format_of(path, name=name).read_grey(path, name=name, frame=frame, choices=choices)
 
 
 def read_mask(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:

@@ -19,6 +19,7 @@ from mediclip.data.dicom.levels import Levels
 from mediclip.data.dicom.limits import MAX_FRAME_VALUES, MAX_HEADER_BYTES
 from mediclip.data.dicom.policy import shown_by_percentiles
 from mediclip.data.dicom.quiet import hush
+from mediclip.data.policies import Choices
 from mediclip.data.source import opened
 from mediclip.errors import ImageError, InvalidHeaderError, MaskError, SettingsError, TruncatedError
 
@@ -26,7 +27,9 @@ _GZIP: Final = b"\x1f\x8b"
 MAX_VOLUME_BYTES: Final = 2**30
 
 
-def read_grey(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.float32]:
+def read_grey(
+    path: Path, *, name: str, frame: int | None = None, choices: Choices | None = None
+) -> NDArray[np.float32]:
     """Read a slice as grey, from the 0.5th to the 99.5th percentile of its foreground.
 
     Args:
@@ -34,6 +37,7 @@ def read_grey(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.
         name: What messages call it.
         frame: Which slice from 0, from the feet up, of one volume after the other; the middle one of the
             first volume when omitted.
+        choices: No matter here: a volume names no modality.
 
     Returns:
         ``(H, W)`` in [0, 1].
@@ -42,6 +46,7 @@ def read_grey(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.
         ImageError: If the file cannot be used.
         SettingsError: If there is no such slice.
     """
+    del choices
     with named(name), _volume(path, name) as volume:
         levels = Levels.of(volume.slice(frame, name))
         return levels.spread(shown_by_percentiles(levels))

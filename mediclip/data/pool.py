@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 import mediclip
 from mediclip import errors
+from mediclip.data.policies import Choices
 from mediclip.data.source import unusable
 from mediclip.errors import DecodeError, InvalidHeaderError, MaskError, MediClipError
 
@@ -67,7 +68,13 @@ class DecoderPool:
         return cast("NDArray[Any]", self._ask("image", path, name, frame))
 
     def read_square(
-        self, path: Path, *, name: str, side: int, frame: int | None = None
+        self,
+        path: Path,
+        *,
+        name: str,
+        side: int,
+        frame: int | None = None,
+        choices: Choices | None = None,
     ) -> NDArray[np.float32]:
         """Read an image resized to a square, as :func:`mediclip.data.square.to_square`, in a worker.
 
@@ -76,6 +83,7 @@ class DecoderPool:
             name: What messages call it.
             side: Side S of the square in pixels.
             frame: Which frame, from 0; the one that stands for the file when omitted.
+            choices: Policies of DICOM chosen in place of the usual ones, by modality.
 
         Returns:
             ``(S, S)`` in [0, 1].
@@ -84,7 +92,10 @@ class DecoderPool:
             ImageError: As :meth:`read`.
             SettingsError: If there is no such frame.
         """
-        return cast("NDArray[np.float32]", self._ask("square", path, name, frame, side=side))
+        return cast(
+            "NDArray[np.float32]",
+            self._ask("square", path, name, frame, side=side, choices=dict(choices or {})),
+        )
 
     def read_mask(self, path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:
         """Read a mask, as :func:`mediclip.data.formats.read_mask`, in a worker.

@@ -11,16 +11,17 @@ import hashlib
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mediclip.data.policies import POLICY_NAMES, Choices, policies_digest
 from mediclip.data.pool import shared_pool
 from mediclip.data.samples import NORMAL, Sample
 from mediclip.errors import MaskError, SettingsError
@@ -35,18 +36,20 @@ _MAX_WORKERS: Final = 8
 class Preprocess:
     """Grey, squashed to a square with bilinear filtering, scaled to [0, 1].
 
-    How DICOM and NIfTI become grey is fixed by the policies of :mod:`mediclip.data.dicom.policy`, whose
-    digest is one of the settings. Rasters do not depend on them.
+    How DICOM and NIfTI become grey is fixed by the policies of :mod:`mediclip.data.policies`, whose digest is
+    one of the settings. Rasters do not depend on them.
 
     See :func:`mediclip.data.square.to_square` for the resizing.
 
     Attributes:
         image_size: Side S of the square in pixels, in [32, 1024].
+        policies: Policies of DICOM chosen in place of the usual ones, by modality.
     """
 
     name: ClassVar[str] = "raster"
     version: ClassVar[int] = 1
     image_size: int = 224
+    policies: Choices = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -57,13 +60,15 @@ class Preprocess:
             )
             raise SettingsError(message)
 
-    def settings(self) -> dict[str, str | int]:
-        """Return name, version and settings, as a model file keeps them."""
+    def settings(self) -> dict[str, object]:
+        """Return name, version and settings, as a model file keeps them: of policies, digest and choice."""
+        chosen = {"chosen_policies": dict(self.policies)} if self.policies else {}
         return {
             "name": self.name,
             "version": self.version,
             "image_size": self.image_size,
-            "policies": _policies(),
+            "policies": policies_digest(self.policies),
+            **chosen,
         }
 
     @classmethod
@@ -80,17 +85,18 @@ class Preprocess:
         Raises:
             SettingsError: If this program has no preprocessing of that name and version, or other policies.
         """
-        size = settings.get("image_size")
-        expected = {"name": cls.name, "version": cls.version, "image_size": size}
-        policies = {"policies": _policies()}
-        if not isinstance(size, int) or dict(settings) not in (expected, expected | policies):
-            message = (
-                f"The preprocessing must be {cls.name!r} version {cls.version} with an image_size and the "
-                f"policies {policies['policies'][:12]}, but {dict(settings)} is asked for; use the release "
-                "that the model was made with."
-            )
-            raise SettingsError(message)
-        return cls(size)
+        size, chosen = settings.get("image_size"), settings.get("chosen_policies", {})
+        if isinstance(size, int) and isinstance(chosen, dict) and _are_policies(chosen.values()):
+            made = cls(size, chosen)
+            plain = {key: value for key, value in made.settings().items() if key != "policies"}
+            if dict(settings) in (made.settings(), {} if chosen else plain):
+                return made
+        message = (
+            f"The preprocessing must be {cls.name!r} version {cls.version} with an image_size and the "
+            f"policies {policies_digest()[:12]} or a choice of these, but {dict(settings)} is asked for; use "
+            "the release that the model was made with."
+        )
+        raise SettingsError(message)
 
     def digest(self) -> str:
         """Return the SHA-256 of the settings in canonical JSON, as hexadecimal."""
@@ -125,7 +131,9 @@ class Preprocess:
         Raises:
             ImageError: If the file cannot be used.
         """
-        return shared_pool().read_square(path, name=name, frame=frame, side=self.image_size)
+        return shared_pool().read_square(
+            path, name=name, frame=frame, side=self.image_size, choices=self.policies
+        )
 
     def load_mask(self, sample: Sample) -> NDArray[np.bool_]:
         """Read a sample's mask, for pixel metrics.
@@ -169,12 +177,25 @@ class Preprocess:
         return np.asarray(square).astype(np.bool_)
 
 
-def load_images(samples: Sequence[Sample], preprocess: Preprocess) -> NDArray[np.float32]:
+class SquareCache(Protocol):
+    """Gives squares that were made before; see :class:`mediclip.data.array_cache.ArrayCache`."""
+
+    def load(
+        self, path: Path, preprocess: Preprocess, *, name: str, frame: int | None = None
+    ) -> NDArray[np.float32]:
+        """Give the square of a file."""
+        ...
+
+
+def load_images(
+    samples: Sequence[Sample], preprocess: Preprocess, cache: SquareCache | None = None
+) -> NDArray[np.float32]:
     """Read the images of many samples at once, on several threads.
 
     Args:
         samples: N samples.
         preprocess: How.
+        cache: Where squares are kept from run to run, if anywhere.
 
     Returns:
         ``(N, S, S)`` in [0, 1], in the samples' order.
@@ -184,14 +205,14 @@ def load_images(samples: Sequence[Sample], preprocess: Preprocess) -> NDArray[np
     """
     images = np.empty((len(samples), preprocess.image_size, preprocess.image_size), dtype=np.float32)
     done = 0
-    for batch in iter_images(samples, preprocess, _LOADED_AT_ONCE):
+    for batch in iter_images(samples, preprocess, _LOADED_AT_ONCE, cache):
         images[done : done + len(batch)] = batch
         done += len(batch)
     return images
 
 
 def iter_images(
-    samples: Sequence[Sample], preprocess: Preprocess, batch_size: int
+    samples: Sequence[Sample], preprocess: Preprocess, batch_size: int, cache: SquareCache | None = None
 ) -> Iterator[NDArray[np.float32]]:
     """Read the images of many samples batch by batch, the next one while the last is in use.
 
@@ -199,6 +220,7 @@ def iter_images(
         samples: N samples.
         preprocess: How.
         batch_size: Images B in one batch, at least 1.
+        cache: Where squares are kept from run to run, if anywhere.
 
     Yields:
         ``(B, S, S)`` in [0, 1], in the samples' order; the last batch may be smaller.
@@ -215,7 +237,7 @@ def iter_images(
     try:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            ahead.append([pool.submit(preprocess.load_image, sample) for sample in batch])
+            ahead.append([pool.submit(_load, preprocess, sample, cache) for sample in batch])
             if len(ahead) > 1:
                 yield np.stack([future.result() for future in ahead.popleft()])
         while ahead:
@@ -224,7 +246,11 @@ def iter_images(
         pool.shutdown(cancel_futures=True)
 
 
-def _policies() -> str:
-    from mediclip.data.dicom.policy import policies_digest  # noqa: PLC0415 - pydicom takes a while
+def _load(preprocess: Preprocess, sample: Sample, cache: SquareCache | None) -> NDArray[np.float32]:
+    if cache is None:
+        return preprocess.load_image(sample)
+    return cache.load(sample.image, preprocess, name=sample.title, frame=sample.frame)
 
-    return policies_digest()
+
+def _are_policies(names: Iterable[object]) -> bool:
+    return all(name in POLICY_NAMES for name in names)

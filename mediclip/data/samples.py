@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from mediclip.data.policies import Choices
+
 NORMAL: Final = 0
 ABNORMAL: Final = 1
 LABEL_NAMES: Final = ("normal", "abnormal")
@@ -62,12 +64,14 @@ class Dataset:
         test: The test images, in a fixed order, disjoint from ``train``. Empty when the set holds nothing
             to be judged on.
         left_out: How many files of the folder are not in it, for each reason; empty where none is left out.
+        policies: Policies that the folder asks for in place of the usual ones, by modality.
     """
 
     name: str
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     left_out: Mapping[str, int] = field(default_factory=dict, compare=False)
+    policies: Choices = field(default_factory=dict, compare=False)
 
 
 def has_masks(samples: Iterable[Sample]) -> bool:

@@ -57,7 +57,9 @@ def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, object], bytes]:
         case "image":
             found: np.ndarray[Any, Any] = formats.read_image(path, name=name, frame=frame)
         case "square":
-            found = to_square(formats.read_image(path, name=name, frame=frame), asked["side"])
+            found = to_square(
+                formats.read_image(path, name=name, frame=frame, choices=asked["choices"]), asked["side"]
+            )
         case "mask":
             found = formats.read_mask(path, name=name, frame=frame)
         case "shape":

@@ -90,7 +90,8 @@ def train_detector(
         TapError: If a tap lies outside the tower.
     """
     dataset = open_dataset(settings.data, choice=settings.choice)
-    preprocess = Preprocess(recipe.image_size)
+    recipe = recipe.with_policies(dataset.policies, name=dataset.name)
+    preprocess = Preprocess(recipe.image_size, recipe.policies)
     support = load_images(draw_support(dataset.train, settings.shots, settings.seed), preprocess)
     backbone = load_backbone(settings.backbone, image_size=recipe.image_size, device=settings.device)
     network = MediClip(backbone, recipe, settings.taps).initialise(settings.seed)

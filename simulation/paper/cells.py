@@ -171,7 +171,7 @@ def _run(task: Task) -> dict[str, Any]:
 def _transfer(
     experiment: Experiment, trained: Trained, dataset: Dataset, known: Collection[Fingerprint]
 ) -> list[dict[str, Any]]:
-    preprocess = Preprocess(experiment.recipe.image_size)
+    preprocess = Preprocess(experiment.recipe.image_size, experiment.recipe.policies)
     predictions = predict(trained.networks, dataset.test, preprocess, support=known)
     seed = experiment.settings.seed
     return [

@@ -7,17 +7,19 @@ from numpy.typing import NDArray
 
 from mediclip.data.dicom import reader
 from mediclip.data.dicom.reader import read_geometry, read_stored
+from mediclip.data.policies import Choices
 from mediclip.data.raster import Grey
 from mediclip.errors import ImageError, MaskError
 
 
-def read_grey(path: Path, *, name: str, frame: int | None = None) -> Grey:
+def read_grey(path: Path, *, name: str, frame: int | None = None, choices: Choices | None = None) -> Grey:
     """Read a frame as grey.
 
     Args:
         path: The file.
         name: What messages call it.
         frame: Which frame, from 0; the first when omitted.
+        choices: Policies chosen in place of the usual ones, by modality.
 
     Returns:
         ``(H, W)``: uint8 where 8 bits are shown as they are stored, else float32 in [0, 1].
@@ -25,7 +27,7 @@ def read_grey(path: Path, *, name: str, frame: int | None = None) -> Grey:
     Raises:
         ImageError: If the file cannot be used; see :func:`mediclip.data.dicom.read_dicom`.
     """
-    return reader.read_grey(path, name=name, frame=frame or 0)
+    return reader.read_grey(path, name=name, frame=frame or 0, choices=choices)
 
 
 def read_mask(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:

@@ -106,7 +106,7 @@ def _parse(head: bytes, size: int, stream: BinaryIO) -> Parsed:
         plain = inflate(stream, MAX_HEADER_BYTES)
         source = io.BytesIO(plain)
         bounded = Bounded(source)
-        header = _read(bounded, inflated=True)
+        header = _read_inflated_in_memory(source) or _read(bounded, inflated=True)
         if source.tell() >= MAX_HEADER_BYTES:
             raise header_too_large() from None
         if len(plain) < MAX_HEADER_BYTES:  # that is all, pixels included
@@ -141,7 +141,7 @@ def _read(bounded: Bounded, *, force: bool = False, inflated: bool = False) -> D
     """Read the attributes before the pixels."""
     try:
         if inflated:
-            return _read_inflated(bounded)
+            return _read_inflated(cast("BinaryIO", bounded))
         source = cast("BinaryIO", bounded)
         return dcmread(source, stop_before_pixels=True, force=force, specific_tags=WANTED)
     except (DeflatedError, Fault):
@@ -154,9 +154,24 @@ def _read(bounded: Bounded, *, force: bool = False, inflated: bool = False) -> D
         raise Fault(InvalidHeaderError, WHOLE_HEADER, "it is damaged") from None
 
 
-def _read_inflated(bounded: Bounded) -> Dataset:
+def _read_inflated_in_memory(source: BinaryIO) -> Dataset | None:
+    """Read an inflated header from memory; None where anything is not as it should be."""
+    try:
+        header = _read_inflated(source)
+    except Exception:  # noqa: BLE001 - whatever a parser does with a damaged file
+        source.seek(0)
+        return None
+    head = source.read(4)
+    source.seek(-len(head), io.SEEK_CUR)
+    if are_pixels(header, head):
+        return header
+    source.seek(0)
+    return None
+
+
+def _read_inflated(source: BinaryIO) -> Dataset:
     header = read_dataset(
-        cast("BinaryIO", bounded),
+        source,
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=lambda tag, _vr, _length: tag.group == PIXEL_GROUP and tag.element in PIXELS,

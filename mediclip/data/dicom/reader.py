@@ -18,11 +18,14 @@ from mediclip.data.dicom.policy import shown
 from mediclip.data.dicom.region import Box, box_of
 from mediclip.data.dicom.tables import palette
 from mediclip.data.dicom.values import grey_values
+from mediclip.data.policies import Choices
 from mediclip.data.raster import Grey
 from mediclip.errors import DegenerateImageError, SettingsError
 
 
-def read_dicom(path: Path, *, name: str, frame: int = 0) -> NDArray[np.float32]:
+def read_dicom(
+    path: Path, *, name: str, frame: int = 0, choices: Choices | None = None
+) -> NDArray[np.float32]:
     """Read one frame as grey.
 
     Colour becomes luma (ITU-R BT.601, in 8 bits as rasters do; of YBR_FULL the Y is taken); grey goes through
@@ -32,6 +35,7 @@ def read_dicom(path: Path, *, name: str, frame: int = 0) -> NDArray[np.float32]:
         path: The file.
         name: What messages call it, such as ``"test image 12"``; never its path.
         frame: Which frame, from 0.
+        choices: Policies chosen in place of the usual ones, by modality.
 
     Returns:
         ``(H, W)`` in [0, 1], 1 is white; of ultrasound the region that shows tissue.
@@ -50,16 +54,17 @@ def read_dicom(path: Path, *, name: str, frame: int = 0) -> NDArray[np.float32]:
         SettingsError: If there is no such frame.
         ImageError: If the file cannot be opened.
     """
-    return _unit(read_grey(path, name=name, frame=frame))
+    return _unit(read_grey(path, name=name, frame=frame, choices=choices))
 
 
-def read_grey(path: Path, *, name: str, frame: int = 0) -> Grey:
+def read_grey(path: Path, *, name: str, frame: int = 0, choices: Choices | None = None) -> Grey:
     """Read one frame as :func:`read_dicom`, without making floats of an image of 8 bits.
 
     Args:
         path: The file.
         name: What messages call it.
         frame: Which frame, from 0.
+        choices: Policies chosen in place of the usual ones, by modality.
 
     Returns:
         ``(H, W)``: uint8 in [0, 255] where all greys are among these, else float32 in [0, 1].
@@ -71,15 +76,16 @@ def read_grey(path: Path, *, name: str, frame: int = 0) -> Grey:
     with named(name), parsed(path, name=name) as file:
         header = header_of(file)
         _check_frame(frame, header, name)
-        return _shown_frame(file, header, frame)
+        return _shown_frame(file, header, frame, choices)
 
 
-def iter_frames(path: Path, *, name: str) -> Iterator[NDArray[np.float32]]:
+def iter_frames(path: Path, *, name: str, choices: Choices | None = None) -> Iterator[NDArray[np.float32]]:
     """Read the frames of a file one after the other, each when it is asked for.
 
     Args:
         path: The file.
         name: What messages call it.
+        choices: Policies chosen in place of the usual ones, by modality.
 
     Yields:
         ``(H, W)`` in [0, 1], as :func:`read_dicom`.
@@ -90,7 +96,7 @@ def iter_frames(path: Path, *, name: str) -> Iterator[NDArray[np.float32]]:
     with named(name), parsed(path, name=name) as file:
         header = header_of(file)
         for frame in range(header.frames):
-            yield _unit(_shown_frame(file, header, frame))
+            yield _unit(_shown_frame(file, header, frame, choices))
 
 
 def read_stored(path: Path, *, name: str, frame: int = 0) -> NDArray[Any]:
@@ -146,7 +152,7 @@ def _unit(grey: Grey) -> NDArray[np.float32]:
     return (grey / scale).astype(np.float32, copy=False)
 
 
-def _shown_frame(file: Parsed, header: Header, frame: int) -> Grey:
+def _shown_frame(file: Parsed, header: Header, frame: int, choices: Choices | None) -> Grey:
     stored, photometric = stored_values(file, header, frame)
     if (box := box_of(file.header, header)) is not None:
         top, left, height, width = box
@@ -156,7 +162,7 @@ def _shown_frame(file: Parsed, header: Header, frame: int) -> Grey:
     if stored.ndim == 3:
         return _luma(stored, photometric, header)
     levels = Levels.of(stored)
-    return levels.greys(shown(grey_values(levels, file.header, header, frame), header))
+    return levels.greys(shown(grey_values(levels, file.header, header, frame), header, choices))
 
 
 def _luma(stored: NDArray[Any], photometric: str, header: Header) -> Grey:

@@ -6,7 +6,7 @@ from pydicom.dataset import Dataset
 
 from mediclip.data.dicom.fields import items, whole
 from mediclip.data.dicom.header import Header
-from mediclip.data.dicom.policy import policy_of
+from mediclip.data.policies import policy_of
 
 Box = tuple[int, int, int, int]
 _EDGES: Final = (

@@ -115,7 +115,7 @@ def open_dicom_tree(
         )
         for side in ("train", "test")
     )
-    return Dataset(name, train, test, dict(sorted(left_out.items())))
+    return Dataset(name, train, test, dict(sorted(left_out.items())), settings.policy)
 
 
 def _own_files(

@@ -7,14 +7,18 @@ Arguments in a program; for the command line the file ``dicom.toml`` in the fold
     body_part = ["CHEST"]
     view = ["PA", "AP"]
     frames = "middle"
+
+    [policy]
+    MR = "stored-range"
 """
 
 import tomllib
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from mediclip.data.policies import POLICY_NAMES, PolicyName
 from mediclip.errors import ManifestError, SettingsError
 
 MAX_SETTINGS_BYTES: Final = 2**16
@@ -33,6 +37,7 @@ def _codes(value: object) -> object:
     return values
 
 
+Code = Annotated[str, BeforeValidator(lambda value: code(value) if isinstance(value, str) else value)]
 Codes = Annotated[frozenset[str], BeforeValidator(_codes)]
 
 
@@ -45,6 +50,8 @@ class TreeSettings(BaseModel):
         view: View positions to take, such as ``"PA"``; any when empty.
         frames: Which frames of a file with several become images: the middle one (of an even number the
             later), the first, or all. A ``frame`` in the table comes before.
+        policy: How images are shown, by modality, where it is not to be the usual way
+            (:mod:`mediclip.data.policies`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +60,7 @@ class TreeSettings(BaseModel):
     body_part: Codes = frozenset()
     view: Codes = frozenset()
     frames: Frames = "middle"
+    policy: dict[Code, PolicyName] = Field(default_factory=dict)
 
 
 def find_settings_file(directory: Path, name: str) -> Path | None:
@@ -111,9 +119,9 @@ def find_settings(directory: Path, name: str) -> TreeSettings:
     except ValidationError as error:
         keys = ", ".join(sorted({str(part["loc"][0]) for part in error.errors() if part["loc"]}))
         message = (
-            f"The settings of {name!r} must be modality, body_part and view, each a list of codes, and "
-            "frames (middle, first or all), but these keys are unknown or have another value: "
-            f"{keys}; correct them."
+            f"The settings of {name!r} must be modality, body_part and view, each a list of codes, frames "
+            f"(middle, first or all), and a table policy with {', '.join(POLICY_NAMES)} as values, but these "
+            f"keys are unknown or have another value: {keys}; correct them."
         )
         raise SettingsError(message) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):

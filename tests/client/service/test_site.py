@@ -8,6 +8,7 @@ from PIL import Image
 
 from client.service.site import Site
 from client.settings import SiteSettings
+from mediclip.data.array_cache import ArrayCache
 from mediclip.errors import (
     BackboneError,
     FederationError,
@@ -21,6 +22,7 @@ from mediclip.errors import (
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import check_trainables
 from mediclip.training.loop import train
+from simulation.phantom import write_phantom_dicom
 from tests.tiny import (
     ALL_METRICS,
     SHOTS,
@@ -208,3 +210,22 @@ def test_training_that_does_not_stay_finite_is_an_error_and_no_update():
     hot = tiny_recipe().model_copy(update={"learning_rate": 1e38})
     with pytest.raises(SettingsError, match="loss must stay finite"):
         tiny_site(0).fit(tiny_request(recipe=hot.model_dump_json(), local_steps=4))
+
+
+def test_support_images_are_kept_from_start_to_start(folder, tmp_path):
+    cache = ArrayCache(tmp_path / "squares")
+    recipe = tiny_recipe().model_dump_json()
+    for site in (Site.open(settings(folder), tiny_backbone(), cache) for _ in range(2)):
+        assert site.count_images(recipe) == SHOTS == len(list(tmp_path.glob("squares/*.square")))
+
+
+def test_a_folder_that_asks_for_another_policy_than_the_recipe_is_refused(tmp_path):
+    tree = write_phantom_dicom(tmp_path / "tree", "brain", seed=1, size=64, train_normal=SHOTS)
+    (tree / "dicom.toml").write_text('[policy]\nMR = "stored-range"\n')
+    site = Site.open(settings(tree), tiny_backbone())
+    with pytest.raises(
+        SettingsError, match=r"^The policy of MR must be the same for the model and for site-0"
+    ):
+        site.count_images(tiny_recipe().model_dump_json())
+    agreed = tiny_recipe().model_copy(update={"policies": {"MR": "stored-range"}})
+    assert site.count_images(agreed.model_dump_json()) == SHOTS

@@ -308,6 +308,14 @@ def test_images_are_chosen_by_modality_body_part_and_view(
         place.unlink()
 
 
+def test_a_folder_may_ask_for_policies(write_file: Write):
+    write_file("a.dcm")
+    tree = write_file("dicom.toml", b'[policy]\nmr = "stored-range"\nCT = "header-voi"\n')
+    assert open_dataset(tree).policies == {"MR": "stored-range", "CT": "header-voi"}
+    (tree / "dicom.toml").unlink()
+    assert open_dataset(tree).policies == {}
+
+
 @pytest.mark.parametrize(("frames", "expected"), [("first", [0]), ("middle", [2]), ("all", [0, 1, 2, 3, 4])])
 def test_frames_of_a_file_become_samples_of_one_patient(frames: str, expected: list[int], write_file: Write):
     values = {"NumberOfFrames": "5", "PixelData": bytes(48 * 5)}
@@ -324,6 +332,7 @@ def test_frames_of_a_file_become_samples_of_one_patient(frames: str, expected: l
         ("canary = 1", SettingsError, "unknown or have another value: canary; correct them."),
         ('frames = "last"', SettingsError, "unknown or have another value: frames; correct them."),
         ("modality = 3", SettingsError, "unknown or have another value: modality; correct them."),
+        ('[policy]\nMR = "canary"', SettingsError, "unknown or have another value: policy; correct them."),
         ("modality =", ManifestError, "must be a TOML file in UTF-8, but they are not; correct them."),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 
-from mediclip.data.dicom.policy import policies_digest
+from mediclip.data.policies import policies_digest
 from mediclip.data.preprocess import MAX_SIZE, MIN_SIZE, Preprocess, iter_images, load_images
 from mediclip.data.samples import Sample
 from mediclip.errors import ImageError, MaskError, SettingsError

@@ -19,6 +19,7 @@ from pydicom.uid import (
 
 from mediclip.data.dicom import iter_frames, read_dicom, read_header
 from mediclip.data.dicom.reader import read_stored
+from mediclip.data.policies import PolicyName
 from mediclip.errors import SettingsError
 from tests.mediclip.data.dicom.conftest import GREY, as_bytes, dataset
 
@@ -215,6 +216,33 @@ class TestPercentiles:
     def test_any_other_modality_has_them_above_eight_bits(self, write: Write):
         mr, other = (read_dicom(write(Modality=modality), name=NAME) for modality in ("MR", "OPT"))
         assert_allclose(other, mr, **EXACT)
+
+
+class TestChoices:
+    PIXELS = np.array([[0, 819, 4095]], dtype=np.uint16)
+
+    def show(self, write: Write, policy: PolicyName, **attributes: object) -> list[float]:
+        path = write(self.PIXELS, BitsStored=12, Modality="MR", **attributes)
+        return read_dicom(path, name=NAME, choices={"MR": policy})[0].tolist()
+
+    def test_values_may_be_shown_as_they_are_stored(self, write: Write):
+        shown = self.show(write, "stored-range", WindowCenter=100, WindowWidth=101)
+        assert_allclose(shown, [0, 0.2, 1], **EXACT)
+
+    def test_or_by_the_window_of_the_header_and_without_one_as_they_are_stored(self, write: Write):
+        window = {"WindowCenter": 819, "WindowWidth": 1638, "VOILUTFunction": "LINEAR_EXACT"}
+        assert_allclose(self.show(write, "header-voi", **window), [0, 0.5, 1], **EXACT)
+        assert_allclose(self.show(write, "header-voi"), [0, 0.2, 1], **EXACT)
+
+    def test_or_by_a_window_of_tomography(self, write: Write):
+        # Head: 0 to 80 Hounsfield units.
+        units = {"RescaleSlope": 1, "RescaleIntercept": -779, "BodyPartExamined": "HEAD"}
+        assert_allclose(self.show(write, "ct-window", **units), [0, 0.5, 1], **EXACT)
+
+    def test_a_choice_is_for_its_modality_alone(self, write: Write):
+        path = write(self.PIXELS, BitsStored=12, Modality="NM")
+        plain = read_dicom(path, name=NAME)
+        assert_allclose(read_dicom(path, name=NAME, choices={"MR": "stored-range"}), plain, **EXACT)
 
 
 class TestPadding:
