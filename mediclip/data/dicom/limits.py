@@ -13,3 +13,7 @@ MAX_FRAMES: Final = 2**16
 MAX_FRAGMENTS: Final = 2**18
 # A deflated file is inflated from its start for each frame, so it has a cap of its own.
 MAX_INFLATED_BYTES: Final = 2**28
+# A decoder fills in what a short codestream leaves out. No real image that large is compressed that much, and
+# runs have 64 values in a byte at most.
+MAX_VALUES_PER_BYTE: Final = 256
+MAX_UNPROVEN_VALUES: Final = 2**24

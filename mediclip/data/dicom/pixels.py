@@ -16,7 +16,7 @@ from mediclip.data.dicom.faults import Fault, invalid, too_large
 from mediclip.data.dicom.fields import whole
 from mediclip.data.dicom.fragments import encapsulated_frame
 from mediclip.data.dicom.header import Header
-from mediclip.data.dicom.limits import MAX_INFLATED_BYTES
+from mediclip.data.dicom.limits import MAX_INFLATED_BYTES, MAX_UNPROVEN_VALUES, MAX_VALUES_PER_BYTE
 from mediclip.data.dicom.located import UNDEFINED, Parsed
 from mediclip.data.dicom.quiet import hush_gdcm
 from mediclip.data.dicom.rle import decode_rle
@@ -65,6 +65,10 @@ def stored_values(file: Parsed, header: Header, frame: int) -> tuple[NDArray[Any
     if header.transfer_syntax in _NATIVE:
         return _native(file, header, frame)
     data = encapsulated_frame(file.stream, file.start, file.header, frame=frame, frames=header.frames)
+    count = header.rows * header.columns * header.samples
+    if count > max(MAX_UNPROVEN_VALUES, MAX_VALUES_PER_BYTE * len(data)):
+        must = f"{MAX_VALUES_PER_BYTE} values in a compressed byte of a frame that is so large"
+        raise too_large(must, "it has more")
     if header.transfer_syntax == RLELossless:
         if header.bits_allocated == 1:
             raise invalid(keyword="BitsAllocated", must="as 8, 16, 32 or 64", found="it holds something else")

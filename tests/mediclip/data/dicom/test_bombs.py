@@ -1,5 +1,7 @@
 """Small files that ask for much are refused at once and at little cost, in a process that is measured."""
 
+import io
+import struct
 import subprocess
 import sys
 import zlib
@@ -8,8 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless
+from PIL import Image
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from tests.mediclip.data.dicom.conftest import GREY, as_bytes, dataset
 
@@ -40,6 +49,32 @@ def compressed(syntax: str, frame: bytes, rows: int, columns: int) -> bytes:
     made.PixelData = encapsulate([frame])
     made["PixelData"].is_undefined_length = True
     return as_bytes(made)
+
+
+def small_codestream(syntax: str) -> bytearray:
+    """Compress an image of 64 x 64."""
+    pixels = (np.arange(64 * 64) % 251).astype(np.uint8).reshape(64, 64)
+    if syntax == JPEGBaseline8Bit:
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "JPEG")
+        return bytearray(stream.getvalue())
+    made = dataset(pixels)
+    made.compress(syntax)
+    return bytearray(next(generate_frames(made.PixelData, number_of_frames=1)))
+
+
+def claiming(syntax: str, side: int) -> bytes:
+    """Let a small codestream say that its image is that large, and the header too if it can."""
+    data = small_codestream(syntax)
+    if syntax == JPEG2000Lossless:  # marker segment SIZ: size of the grid at 6, of a tile at 22
+        at = data.index(b"\xff\x51")
+        for offset in (6, 22):
+            struct.pack_into(">2I", data, at + offset, side, side)
+    else:  # start of frame: height and width at 5
+        at = data.index(b"\xff\xf7" if syntax == JPEGLSLossless else b"\xff\xc0")
+        struct.pack_into(">2H", data, at + 5, side, side)
+    header = side if side < 2**16 else 64
+    return compressed(syntax, bytes(data), header, header)
 
 
 def runs(rows: int, columns: int, count: int) -> bytes:
@@ -84,6 +119,14 @@ BOMBS: dict[str, Callable[[], bytes]] = {
         64,
         64,
     ),
+    "65535 x 65535 in 65536 frames": lambda: as_bytes(
+        dataset(Rows=65535, Columns=65535, NumberOfFrames=65536)
+    ),
+    "JPEG 2000 of 2147483647 x 2147483647": lambda: claiming(JPEG2000Lossless, 2**31 - 1),
+    # As large as the caps allow: a decoder would make 67 million grey pixels of a kilobyte.
+    "JPEG of 8192 x 8192": lambda: claiming(JPEGBaseline8Bit, 8192),
+    "JPEG-LS of 8192 x 8192": lambda: claiming(JPEGLSLossless, 8192),
+    "JPEG 2000 of 8192 x 8192": lambda: claiming(JPEG2000Lossless, 8192),
     "sequences nested 100,000 deep": lambda: nested(100_000),
     "a million fragments": lambda: (
         as_bytes(dataset(syntax=RLELossless, PixelData=None))

@@ -20,7 +20,7 @@ from pydicom.uid import (
 from mediclip.data.dicom import iter_frames, read_dicom, read_header
 from mediclip.data.dicom.reader import read_stored
 from mediclip.data.policies import PolicyName
-from mediclip.errors import SettingsError
+from mediclip.errors import DecodeError, SettingsError
 from tests.mediclip.data.dicom.conftest import GREY, as_bytes, dataset
 
 Write = Callable[..., Path]
@@ -394,6 +394,48 @@ class TestFrames:
         first, second = iter_frames(path, name=NAME)
         assert_allclose(first, [[0, 0.1, 0.5]], **EXACT)
         assert_allclose(second, [[0, 0.2, 1]], **EXACT)
+
+    @staticmethod
+    def window(centre: int) -> Dataset:
+        made = Dataset()
+        made.FrameVOILUTSequence = item(WindowCenter=centre, WindowWidth=100, VOILUTFunction="LINEAR_EXACT")
+        return made
+
+    def test_a_window_of_the_frame_comes_before_a_shared_one_and_that_before_the_header(
+        self, write: Write
+    ):
+        made = dataset(np.array([[0, 10, 50]], dtype=np.uint16), Modality="CR", NumberOfFrames=2)
+        made.PixelData = made.PixelData * 2
+        made.WindowCenter, made.WindowWidth, made.VOILUTFunction = 0, 100, "LINEAR_EXACT"
+        from_header = [[0.5, 0.6, 1]]
+        assert_allclose(read_dicom(write(made), name=NAME, frame=1), from_header, **EXACT)
+        made.SharedFunctionalGroupsSequence = Sequence([self.window(50)])
+        assert_allclose(read_dicom(write(made), name=NAME, frame=1), [[0, 0.1, 0.5]], **EXACT)
+        made.PerFrameFunctionalGroupsSequence = Sequence([self.window(40), Dataset()])
+        first, second = iter_frames(write(made), name=NAME)
+        assert_allclose(first, [[0.1, 0.2, 0.6]], **EXACT)
+        assert_allclose(second, [[0, 0.1, 0.5]], **EXACT)
+
+    def test_each_frame_has_percentiles_of_its_own(self, write: Write):
+        # Foregrounds 1 to 2 and 10 to 20: percentiles 1.005 and 1.995, 10.05 and 19.95.
+        frames = np.array([[[0, 1, 2]], [[0, 10, 20]]], dtype=np.uint16)
+        path = write(frames[0], Modality="MR", NumberOfFrames=2, PixelData=frames.tobytes() + bytes(4))
+        for shown in iter_frames(path, name=NAME):
+            assert_allclose(shown, [[0, 0, 1]], **EXACT)
+
+    def test_frames_are_decoded_when_they_are_asked_for(self, write: Write):
+        def runs(*values: int) -> bytes:
+            return b"\x01\0\0\0\x40\0\0\0" + bytes(56) + bytes([len(values) - 1, *values])
+
+        made = dataset(np.zeros((1, 3), dtype=np.uint8), syntax=RLELossless, NumberOfFrames=3)
+        made.PixelData = encapsulate([runs(0, 51, 255), b"damaged!" * 9, runs(255, 51, 0)])
+        made["PixelData"].is_undefined_length = True
+        path = write(made)
+        frames = iter_frames(path, name=NAME)
+        assert_allclose(next(frames), [[0, 0.2, 1]], **EXACT)
+        with pytest.raises(DecodeError, match="its segments do not fit its header"):
+            next(frames)
+        assert_allclose(read_dicom(path, name=NAME, frame=2), [[1, 0.2, 0]], **EXACT)
 
     @pytest.mark.parametrize("frame", [-1, 1])
     def test_a_frame_that_is_not_there_is_a_wrong_setting(self, write: Write, frame: int):
