@@ -401,9 +401,7 @@ class TestFrames:
         made.FrameVOILUTSequence = item(WindowCenter=centre, WindowWidth=100, VOILUTFunction="LINEAR_EXACT")
         return made
 
-    def test_a_window_of_the_frame_comes_before_a_shared_one_and_that_before_the_header(
-        self, write: Write
-    ):
+    def test_a_window_of_the_frame_comes_before_a_shared_one_and_that_before_the_header(self, write: Write):
         made = dataset(np.array([[0, 10, 50]], dtype=np.uint16), Modality="CR", NumberOfFrames=2)
         made.PixelData = made.PixelData * 2
         made.WindowCenter, made.WindowWidth, made.VOILUTFunction = 0, 100, "LINEAR_EXACT"
