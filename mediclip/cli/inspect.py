@@ -1,6 +1,7 @@
 """``mediclip inspect``: what is in a data folder, and what training would see."""
 
-from collections import Counter
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,9 +11,9 @@ from rich.markup import escape
 from mediclip.cli import console, options
 
 if TYPE_CHECKING:
-    from mediclip.data.manifest import Dataset
+    from mediclip.inspection.inventory import Inventory
 
-_SHEET_ROWS = 2
+_SHOWN_FAULTS = 10
 
 
 def inspect(
@@ -21,124 +22,142 @@ def inspect(
     synthesis: Annotated[
         bool, typer.Option("--synthesis", help="Write a contact sheet of synthesised anomalies; needs --out.")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for the sheet.", metavar="DIR")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for inspection.json, page and sheets.", metavar="DIR")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one self-contained page.", metavar="FILE")] = None,
+    modality: options.Modality = None,
+    body_part: options.BodyPart = None,
+    view: options.View = None,
+    labels: options.Labels = None,
     seed: options.Seed = 0,
     as_json: options.Json = False,
 ) -> None:
-    """Say what a data folder holds, what is unusable and why; draw what training would see.
+    """Say what a data folder holds, what is unusable and why, what repeats; show what a model will see.
 
-    Example:  mediclip inspect my-scans --synthesis --out runs/look
+    Reads every image once, in processes that can be ended. Nothing that is put out names a patient or file.
+
+    Example:  mediclip inspect my-scans --out runs/look
     """
-    from mediclip.data.manifest import open_dataset
-    from mediclip.errors import DataError, SettingsError
+    from mediclip.data.dicom_tree import TreeChoice
+    from mediclip.errors import SettingsError
+    from mediclip.inspection.inventory import take_inventory
+    from mediclip.inspection.summary import summarise
+    from mediclip.inspection.survey import survey
 
     if synthesis and out is None:
         message = "--synthesis must have a folder for the sheet. There is none; add --out DIR."
         raise SettingsError(message)
-    dataset = open_dataset(data)
-    found, faults = _look(dataset, quiet=as_json)
-    if synthesis and out is not None and not faults:
-        found["sheet"] = str(_write_sheet(dataset, console.make_folder(out), seed))
+    choice = TreeChoice.of(modality, body_part, view, labels)
+    with console.phases(quiet=as_json) as on_phase:
+        inventory = take_inventory(
+            data, choice=choice, on_progress=lambda done, total: on_phase("Reading headers", done, total, "")
+        )
+        seen = survey(
+            inventory, seed=seed, on_progress=lambda done, total: on_phase("Reading images", done, total, "")
+        )
+    found = summarise(inventory, seen, seed=seed)
+    sheet = {inventory.items[number].title: square for number, square in sorted(seen.sheet.items())}
+    written = _write(found, sheet, out=out, html=html)
+    if synthesis and out is not None and not seen.faults and inventory.dataset is not None:
+        from mediclip.reports.synthesis_sheet import write_synthesis_sheet
+
+        written.append(write_synthesis_sheet(inventory.dataset, out, seed))
     if as_json:
         console.print_json(found)
     else:
-        _print(found, faults, data)
+        _print(found, data)
+        for path in written:
+            console.out.print(f"Written: {escape(str(path))}", soft_wrap=True)
+    _refuse(inventory, seen.faults)
+
+
+def _write(
+    found: Mapping[str, Any], sheet: Mapping[str, Any], *, out: Path | None, html: Path | None
+) -> list[Path]:
+    """Write what was asked for, and say what that is."""
+    from mediclip.errors import SettingsError
+    from mediclip.reports.inspection_report import sheet_picture, write_inspection_page
+    from mediclip.training.checkpoint import versions, write_atomically
+
+    written = []
+    pages = [] if html is None else [html]
+    if out is not None:
+        folder = console.make_folder(out)
+        pages.append(folder / "inspection.html")
+        written.append(folder / "inspection.json")
+        write_atomically(written[0], json.dumps(found, indent=2).encode())
+        if sheet:
+            written.append(folder / "sheet.png")
+            sheet_picture(sheet).save(written[-1])
+    for page in pages:
+        facts = {f"version of {name}": version for name, version in versions().items()}
+        try:
+            write_inspection_page(page, found, sheet, facts=facts)
+        except OSError as error:
+            message = (
+                f"--html must be a file that can be written. It is not ({error.strerror}); name another."
+            )
+            raise SettingsError(message) from None
+    return written + pages
+
+
+def _print(found: Mapping[str, Any], data: Path) -> None:
+    copies, text = found["copies"], found["burned_in_text"]
+    sizes = ", ".join(f"{size} ({count})" for size, count in list(found["sizes"].items())[:4])
+    rows = [
+        ["images, usable", f"{found['images']}, {found['usable']}"],
+        ["patients, studies", f"{found['patients'] or '–'}, {found['studies'] or '–'}"],
+        ["train, normal", str(found["train_normal"])],
+        ["test, normal", str(found["test_normal"])],
+        ["test, abnormal", str(found["test_abnormal"])],
+        ["masks", str(found["masks"])],
+        ["sizes in pixels", sizes + (", …" if len(found["sizes"]) > 4 else "")],
+        ["copies: equal, nearly equal", f"{copies['identical']}, {copies['near']}"],
+        ["copies across train and test", str(copies["train_test"])],
+        ["copies across patients", str(copies["patients"])],
+        ["text at risk (seen in pixels)", f"{text['images']} ({text['letters_in_pixels']})"],
+    ]
+    rows += [[f"unusable: {code}", str(count)] for code, count in found["unusable"].items()]
+    rows += [[f"left out: {escape(reason)}", str(count)] for reason, count in found["left_out"].items()]
+    console.print_table({"": "left", " ": "right"}, rows, title=escape(data.resolve().name))
+    _print_kinds(found)
+    for sentence in found["faults"][:_SHOWN_FAULTS]:
+        console.out.print(escape(sentence), soft_wrap=True)
+    console.out.print("Next:")
+    for sentence in found["next"]:
+        plain = sentence.replace("--data DIR", f"--data {data}")
+        console.out.print(f"- {escape(plain)}", soft_wrap=True)
+
+
+def _print_kinds(found: Mapping[str, Any]) -> None:
+    """Print a line for each kind of image, where headers say something."""
+    rows = [
+        [
+            escape(" ".join(filter(None, (kind["modality"], kind["body_part"], kind["view"])))),
+            escape(" ".join(filter(None, (kind["manufacturer"], kind["model"])))),
+            kind["size"],
+            f"{kind['bits']}, {kind['photometric']}",
+            str(kind["images"]),
+            str(kind["patients"] or "–"),
+        ]
+        for kind in found["kinds"][:12]
+        if kind["size"]
+    ]
+    columns = {"kind": "left", "scanner": "left", "size": "left", "bits": "left"}
+    if rows:
+        console.print_table({**columns, "images": "right", "patients": "right"}, rows)
+
+
+def _refuse(inventory: "Inventory", faults: list[str]) -> None:
+    """End with an error where the folder cannot be trained on as it is."""
+    from mediclip.errors import DataError, ManifestError
+
+    if inventory.fault:
+        raise ManifestError(inventory.fault)
     if faults:
         message = (
             f"Every listed image must be usable. {len(faults)} of them are not, the first: {faults[0]} "
             "Mend or remove them."
         )
         raise DataError(message)
-
-
-def _look(dataset: "Dataset", *, quiet: bool) -> tuple[dict[str, Any], list[str]]:
-    from mediclip.data.formats import read_shape
-    from mediclip.data.manifest import has_masks
-    from mediclip.data.preprocess import Preprocess
-    from mediclip.errors import DataError
-    from mediclip.evaluation.duplicates import CopyFilter, fingerprint
-
-    preprocess = Preprocess()
-    samples = [*dataset.train, *dataset.test]
-    masked = has_masks(dataset.test)
-    sizes: Counter[str] = Counter()
-    faults: list[str] = []
-    copies: list[str] = []
-    filter_ = CopyFilter()
-    with console.progress("Reading", quiet=quiet) as bar:
-        for done, sample in enumerate(samples, start=1):
-            try:
-                height, width = read_shape(sample.image, name=sample.title)
-                if not filter_.is_new(fingerprint(preprocess.load_image(sample))):
-                    copies.append(sample.title)
-                if masked and sample.split == "test":
-                    preprocess.load_mask(sample)
-                sizes[f"{width}x{height}"] += 1
-            except DataError as error:
-                faults.append(str(error))
-            bar(done, len(samples))
-    counted = {
-        "train_normal": len(dataset.train),
-        "test_normal": sum(s.label == 0 for s in dataset.test),
-        "test_abnormal": sum(s.label == 1 for s in dataset.test),
-        "masks": sum(s.mask is not None for s in dataset.test),
-    }
-    found = {
-        "set": dataset.name,
-        **counted,
-        "sizes": dict(sizes.most_common()),
-        "copies": copies,
-        "unusable": faults,
-    }
-    return found, faults
-
-
-def _write_sheet(dataset: "Dataset", folder: Path, seed: int) -> Path:
-    from mediclip.data.preprocess import Preprocess, load_images
-    from mediclip.data.support import draw_support
-    from mediclip.reports.figures import SheetRow, contact_sheet, difference
-    from mediclip.rng import generator
-    from mediclip.synthesis import TASKS, Mixture
-
-    normal = [s for s in dataset.train if s.label == 0]
-    support = load_images(draw_support(normal, min(8, len(normal)), seed), Preprocess())
-    rows = []
-    for task in TASKS:
-        mixture = Mixture({task: 1.0}, second_anomaly=0.5)
-        for row in range(_SHEET_ROWS):
-            before = support[row % len(support)]
-            made = mixture.draw(before, support, generator(seed, "sheet", task, row))
-            tiles = [before, made.image, made.label, difference(before, made.image)]
-            rows.append(SheetRow(task.replace("_", " ") if row == 0 else "", tiles))
-    sheet = contact_sheet(
-        rows,
-        ["scan", "with anomaly", "label", "difference"],
-        title=f"{dataset.name}: what training sees",
-    )
-    path = folder / "synthesis.png"
-    sheet.save(path)
-    return path
-
-
-def _print(found: dict[str, Any], faults: list[str], data: Path) -> None:
-    sizes = ", ".join(f"{size} ({count})" for size, count in list(found["sizes"].items())[:4])
-    rows = [
-        ["train, normal", str(found["train_normal"])],
-        ["test, normal", str(found["test_normal"])],
-        ["test, abnormal", str(found["test_abnormal"])],
-        ["masks", str(found["masks"])],
-        ["sizes in pixels", sizes + (", …" if len(found["sizes"]) > 4 else "")],
-        ["copies of another image", str(len(found["copies"]))],
-        ["unusable", str(len(faults))],
-    ]
-    console.print_table({"": "left", " ": "right"}, rows, title=str(found["set"]))
-    for fault in faults[:10]:
-        console.out.print(f"  - {escape(fault)}", soft_wrap=True)
-    if "sheet" in found:
-        console.out.print(f"Sheet: {found['sheet']}", soft_wrap=True)
-    if not faults:
-        console.out.print(
-            f"Next:  mediclip train --data {data} --shots {min(16, max(1, found['train_normal']))} "
-            "--backbone embedded --out runs/first",
-            soft_wrap=True,
-        )

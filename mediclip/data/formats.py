@@ -165,6 +165,31 @@ def read_image(path: Path, *, name: str, frame: int | None = None, choices: Choi
     return format_of(path, name=name).read_grey(path, name=name, frame=frame, choices=choices)
 
 
+def read_stored(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.float32]:
+    """Read the values of an image before any policy gives them a meaning, to look at how they are spread.
+
+    Args:
+        path: The file.
+        name: What messages call it.
+        frame: As :func:`read_image`.
+
+    Returns:
+        ``(H, W)``: of DICOM what is stored (of colour the mean), of other formats what :func:`read_image`
+        returns.
+
+    Raises:
+        ImageError: If the file cannot be used.
+        SettingsError: If there is no such frame.
+    """
+    if (found := format_of(path, name=name)) is not DICOM:
+        return found.read_grey(path, name=name, frame=frame).astype(np.float32)
+    from mediclip.data.dicom.reader import read_stored as read_dicom_stored  # noqa: PLC0415 - takes a second
+
+    stored = read_dicom_stored(path, name=name, frame=frame or 0)
+    plane = stored.mean(axis=2) if stored.ndim == 3 else stored
+    return np.asarray(plane, dtype=np.float32)
+
+
 def read_mask(path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:
     """Read any mask.
 

@@ -97,6 +97,23 @@ class DecoderPool:
             self._ask("square", path, name, frame, side=side, choices=dict(choices or {})),
         )
 
+    def read_stored(self, path: Path, *, name: str, frame: int | None = None) -> NDArray[np.float32]:
+        """Read the values of an image as they are stored, in a worker.
+
+        Args:
+            path: The file.
+            name: What messages call it.
+            frame: Which frame, from 0; the one that stands for the file when omitted.
+
+        Returns:
+            As :func:`mediclip.data.formats.read_stored`.
+
+        Raises:
+            ImageError: As :meth:`read`.
+            SettingsError: If there is no such frame.
+        """
+        return cast("NDArray[np.float32]", self._ask("stored", path, name, frame))
+
     def read_mask(self, path: Path, *, name: str, frame: int | None = None) -> NDArray[np.bool_]:
         """Read a mask, as :func:`mediclip.data.formats.read_mask`, in a worker.
 

@@ -60,6 +60,8 @@ def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, object], bytes]:
             found = to_square(
                 formats.read_image(path, name=name, frame=frame, choices=asked["choices"]), asked["side"]
             )
+        case "stored":
+            found = formats.read_stored(path, name=name, frame=frame)
         case "mask":
             found = formats.read_mask(path, name=name, frame=frame)
         case "shape":

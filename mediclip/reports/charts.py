@@ -84,6 +84,28 @@ def score_histogram(labels: NDArray[np.bool_], scores: NDArray[np.float64], *, b
     return frame.svg("How the scores of normal and abnormal images are spread")
 
 
+def grey_histogram(shares: Sequence[float], low: float, high: float, *, x_label: str) -> Markup:
+    """Draw how greys or stored values are spread.
+
+    Args:
+        shares: ``(n,)`` share of the pixels in each of n bins of equal width, at least one above 0.
+        low: Left end of the first bin.
+        high: Right end of the last bin, above ``low``.
+        x_label: What the values are.
+
+    Returns:
+        An SVG element.
+    """
+    frame = Frame((low, high), (0, max(shares)), x_label, "share of pixels", plot_height=170)
+    width = (high - low) / len(shares)
+    for i, share in enumerate(shares):
+        if share:
+            left = low + i * width
+            text = f"{share:.1%} from {left:.4g} to {left + width:.4g}"
+            frame.bar(left, left + width, share, _ACCENT, text=text)
+    return frame.svg(f"How {x_label} are spread")
+
+
 def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x_label: str, y_label: str) -> Markup:
     """Draw values over rounds or steps.
 

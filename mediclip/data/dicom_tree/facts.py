@@ -43,7 +43,7 @@ _KINDS: Final = {
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a scan keeps of a header: nothing that tells who a patient is, or which examination it was.
+    """What a scan keeps of a header: nothing that tells who a patient is; examinations by keyed hashes.
 
     Attributes:
         modality: Code of the modality, such as ``"MR"``.
@@ -58,6 +58,7 @@ class ImageFacts:
         manufacturer: Manufacturer of the scanner, in at most 64 characters.
         model: Its model, likewise.
         burned_in: Whether text is burned into the pixels; None if the file does not say.
+        study: A keyed hash of the examination's UID; empty if the file gives none.
     """
 
     modality: str
@@ -72,6 +73,7 @@ class ImageFacts:
     manufacturer: str
     model: str
     burned_in: bool | None
+    study: str
 
 
 def look(path: Path, relative: str, pseudonyms: Pseudonyms) -> str | tuple[ImageFacts, str]:
@@ -94,7 +96,9 @@ def look(path: Path, relative: str, pseudonyms: Pseudonyms) -> str | tuple[Image
     kind = _kind(header.sop_class)
     if kind is not None:
         return kind
-    facts = ImageFacts(**{name: getattr(header, name) for name in ImageFacts.__annotations__})
+    plain = {name: getattr(header, name) for name in ImageFacts.__annotations__}
+    plain["study"] = pseudonyms.name("study", header.study) if header.study else ""
+    facts = ImageFacts(**plain)
     return facts, _patient(header, relative, pseudonyms)
 
 

@@ -23,7 +23,7 @@ HIDDEN: Final = "hidden"
 LINK: Final = "link"
 SPECIAL: Final = "no regular file"
 # Part of the cache's version: a new one where facts are read in another way.
-_VERSION: Final = "2"
+_VERSION: Final = "3"
 _CHUNK: Final = 64
 _MAX_WORKERS: Final = 8
 
