@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from client import flower
 from client.kit import Kit
+from client.promise import Promise, promise
 from client.service.fit import FitReply, FitRequest
 from mediclip.config import Recipe, load_recipe
 from mediclip.errors import FederationError, MediClipError
@@ -67,6 +68,7 @@ class Preflight:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.dry_run: DryRun | None = None
+        self.promise: Promise | None = None
 
     def findings(self) -> Iterator[Finding]:
         """Try one thing after the other.
@@ -119,8 +121,20 @@ class Preflight:
         sites: list[Site] = []
         found = self._try("backbone", lambda: _backbone(kit, sites))
         yield found
+        if not sites:
+            return
+        found = self._try("privacy", lambda: self._privacy(kit, sites[0]))
+        yield found
         if found.is_good:
             yield self._try("dry run", lambda: self._try_round(kit, sites[0]))
+
+    def _privacy(self, kit: Kit, site: "Site") -> str:
+        privacy = kit.site().privacy
+        recipe = _recipe(kit)
+        if not privacy.is_on:
+            return "no noise is added: what the update says about single images has no bound"
+        self.promise = promise(privacy, site, recipe, kit.ledger)
+        return self.promise.sentence()
 
     def _try_round(self, kit: Kit, site: "Site") -> str:
         from mediclip.model.trainables import Schema, initial_trainables  # noqa: PLC0415
@@ -129,12 +143,19 @@ class Preflight:
         text = recipe.model_dump_json()
         schema: Schema = site.schema(text)
         request = FitRequest(1, initial_trainables(schema, 0), 0, text, 1, 0.0, schema.digest())
-        reply = kit.policy().release(request, site.fit(request))
+        release = kit.policy().release(request, site.fit(request))
+        reply = release.reply
         self.dry_run = DryRun(reply, recipe.name)
         size = sum(value.nbytes for value in reply.tensors.values())
+        numbers = (
+            "a constant in place of the number of images"
+            if kit.policy().is_private
+            else "the number of images"
+        )
+        clipped = f", shortened from a norm of {release.made_norm:.3g}" if release.is_clipped else ""
         return (
             f"a round of the recipe {recipe.name!r} would send {len(reply.tensors)} tensors "
-            f"({size / 2**20:.2f} MiB), the number of images and {len(reply.metrics)} numbers"
+            f"({size / 2**20:.2f} MiB{clipped}), {numbers} and {len(reply.metrics)} other numbers"
         )
 
 
@@ -257,7 +278,7 @@ def _key(kit: Kit) -> str:
 
 
 def _data(kit: Kit) -> str:
-    from client.service.site import load_support  # noqa: PLC0415 - torch
+    from client.service.material import load_support  # noqa: PLC0415 - torch
     from mediclip.data.preprocess import Preprocess  # noqa: PLC0415
 
     settings = kit.site()
@@ -292,10 +313,14 @@ def _backbone(kit: Kit, sites: "list[Site]") -> str:
     settings = kit.site()
     torch.set_num_threads(settings.threads)
     site = Site.open(settings)
-    sites.append(site)
     sha256 = site.backbone_sha256(_recipe(kit).model_dump_json())
+    sites.append(site)
     if settings.backbone_sha256 is None:
-        return f'not pinned; add to site.toml:  backbone_sha256 = "{sha256}"'
+        message = (
+            "The backbone must be pinned, so that no other can be put in its place. It is not; compare with "
+            f'the coordinator and add to site.toml:  backbone_sha256 = "{sha256}"'
+        )
+        raise FederationError(message)
     return f"it is the one of site.toml ({sha256[:16]}…)"
 
 

@@ -59,7 +59,12 @@ def check(*, kit: KitFolder, as_json: options.Json = False) -> None:
             console.out.print(f"{mark} {finding.name:<9}", end="")
             console.out.print(finding.text, markup=False, soft_wrap=True)
     if as_json:
-        values = {"findings": [vars(f) for f in findings], "would_leave": _as_values(preflight.dry_run)}
+        promise = preflight.promise
+        values = {
+            "findings": [vars(f) for f in findings],
+            "privacy": None if promise is None else promise.as_values(),
+            "would_leave": _as_values(preflight.dry_run),
+        }
         console.print_json(values)
     elif preflight.dry_run is not None:
         _show(preflight.dry_run)
@@ -104,6 +109,7 @@ def status(*, kit: KitFolder, as_json: options.Json = False) -> None:
         "audit": {"is_whole": not fault, "lines": len(lines), "fault": fault},
         "answered": len(answered),
         "refused": sum(line["event"] == "refused" for line in lines),
+        "privacy": _privacy(lines),
         "last": lines[-1] if lines else None,
     }
     if as_json:
@@ -117,6 +123,11 @@ def status(*, kit: KitFolder, as_json: options.Json = False) -> None:
             "The site must be running. Its daemon does not answer; start it with 'mediclip client start'."
         )
         raise FederationError(message)
+
+
+def _privacy(lines: "list[dict[str, Any]]") -> dict[str, Any] | None:
+    """Give what the audit log says of the privacy account, None before the first round."""
+    return next((line["privacy"] for line in reversed(lines) if "privacy" in line), None)
 
 
 def _as_values(dry_run: "DryRun | None") -> dict[str, Any] | None:
@@ -167,5 +178,17 @@ def _tell(values: dict[str, Any]) -> None:
         ["rounds answered", str(values["answered"])],
         ["requests refused", str(values["refused"])],
         ["audit log", whole],
+        ["privacy", _spent(values["privacy"])],
     ]
     console.print_table({"": "left", "state": "left"}, rows)
+
+
+def _spent(privacy: dict[str, Any] | None) -> str:
+    if privacy is None:
+        return "nothing has left"
+    if privacy["mode"] == "none":
+        return "no noise is added: no bound"
+    return (
+        f"ε = {privacy['epsilon']:.3g} of {privacy['budget']:g} spent at δ = {privacy['delta']:g}, for one "
+        f"{privacy['unit']}"
+    )

@@ -2,7 +2,7 @@
 
 kit.toml site.toml ca.crt node_key node_key.pub    written by the coordinator, site.toml completed here
 state/                                             written here, for the site's own user alone
-    site.sock audit.jsonl rounds/ flower/ logs
+    site.sock audit.jsonl ledger.jsonl rounds/ flower/ logs
 """
 
 import tomllib
@@ -98,6 +98,11 @@ class Kit:
             metrics=frozenset(site.metrics),
             max_update_norm=site.max_update_norm,
             codecs=frozenset(site.codecs),
+            clips=site.on_large_update == "clip",
+            min_metric_images=site.min_metric_images,
+            min_local_steps=site.min_local_steps,
+            max_model_norm=site.max_model_norm,
+            is_private=site.privacy.is_on,
         )
 
     def make_state(self) -> Path:
@@ -125,6 +130,11 @@ class Kit:
     def audit(self) -> Path:
         """The audit log."""
         return self.state / "audit.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """The privacy ledger."""
+        return self.state / "ledger.jsonl"
 
     @property
     def rounds(self) -> Path:

@@ -1,12 +1,12 @@
 """What a site allows: whose questions it answers, with which code, for how long, and what may leave.
 
-The daemon asks the policy before it trains and again before it answers. A refusal has one of five reasons,
+The daemon asks the policy before it trains and again before it answers. A refusal has one of a few reasons,
 which are all that the coordinator learns. Two further refusals need no policy: another backbone, by its
 SHA-256, and another recipe, which the site itself refuses to load.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,28 @@ from client.service.fit import FitReply, FitRequest
 from mediclip.errors import PolicyError
 from mediclip.exchange.codecs import CODEC_NAMES, FLOAT32, named_codec
 from mediclip.model.trainables import Trainables
+from mediclip.privacy.clipping import clip_update, update_norm
 from mediclip.protocol import METRIC_NAMES
+
+
+@dataclass(frozen=True)
+class Release:
+    """What leaves, and what became of it.
+
+    Attributes:
+        reply: What leaves.
+        made_norm: Norm of the update as it was made.
+        norm: Norm of the update that leaves.
+    """
+
+    reply: FitReply
+    made_norm: float
+    norm: float
+
+    @property
+    def is_clipped(self) -> bool:
+        """Whether the update was shortened."""
+        return self.norm < self.made_norm
 
 
 @dataclass(frozen=True)
@@ -29,6 +50,11 @@ class Policy:
         metrics: Which numbers may leave beside the number of support images.
         max_update_norm: Largest Euclidean norm of the site's own update, above 0.
         codecs: Codecs in which an update may leave.
+        clips: Whether a larger update is shortened to that norm; otherwise it is refused.
+        min_metric_images: Fewest support images from which a number may leave beside the update.
+        min_local_steps: Fewest optimiser steps of a round.
+        max_model_norm: Largest Euclidean norm of a model that is taken in.
+        is_private: Whether noise hides the images: no number leaves then, not even how many there are.
     """
 
     federation: str | None = None
@@ -38,6 +64,11 @@ class Policy:
     metrics: frozenset[str] = frozenset(METRIC_NAMES)
     max_update_norm: float | None = None
     codecs: frozenset[str] = frozenset(CODEC_NAMES)
+    clips: bool = True
+    min_metric_images: int = 1
+    min_local_steps: int = 1
+    max_model_norm: float | None = None
+    is_private: bool = False
 
     def check_asker(self, federation: str, source_digest: str) -> None:
         """Refuse another federation, and to answer with other code.
@@ -62,11 +93,11 @@ class Policy:
             )
             raise PolicyError(message, reason="source")
 
-    def check_round(self, number: int) -> None:
-        """Refuse a round beyond the last.
+    def check_round(self, number: int, local_steps: int) -> None:
+        """Refuse a round beyond the last, and one of too few steps.
 
         Raises:
-            PolicyError: For the reason ``rounds``.
+            PolicyError: For the reason ``rounds`` or ``steps``.
         """
         if self.max_rounds is not None and number > self.max_rounds:
             message = (
@@ -74,6 +105,26 @@ class Policy:
                 "if that is wanted."
             )
             raise PolicyError(message, reason="rounds")
+        if local_steps < self.min_local_steps:
+            message = (
+                f"A round must have at least {self.min_local_steps} local steps. Got {local_steps}; ask the "
+                "coordinator for more."
+            )
+            raise PolicyError(message, reason="steps")
+
+    def check_model(self, tensors: Trainables) -> None:
+        """Refuse a model that is too large.
+
+        Raises:
+            PolicyError: For the reason ``model``.
+        """
+        norm = model_norm(tensors)
+        if self.max_model_norm is not None and not norm <= self.max_model_norm:
+            message = (
+                f"A model must have a norm of at most {self.max_model_norm:.4g}. The one that was sent has "
+                f"{norm:.4g}; ask the coordinator, or raise 'max_model_norm' in site.toml."
+            )
+            raise PolicyError(message, reason="model")
 
     def choose_codec(self, wanted: str) -> str:
         """Choose how updates leave: as wanted, else as whole float32 values.
@@ -120,20 +171,40 @@ class Policy:
             )
             raise PolicyError(message, reason="images")
 
-    def release(self, request: FitRequest, reply: FitReply) -> FitReply:
-        """Let an answer leave, without the numbers that are not allowed.
+    def release(self, request: FitRequest, reply: FitReply) -> Release:
+        """Shorten what a site has made, if need be, and take out the numbers that are not allowed.
 
         Args:
             request: The round's work, with the global model.
             reply: What the site would answer.
 
         Returns:
-            What leaves.
+            What may be encoded. Releasing it again changes nothing.
 
         Raises:
             PolicyError: For the reason ``images`` or ``norm``.
         """
-        self.check_images(reply.examples)
+        made = update_norm(request.tensors, reply.tensors)
+        bound = self.max_update_norm
+        if bound is not None and self.clips and bound < made < math.inf:
+            reply = replace(reply, tensors=clip_update(request.tensors, reply.tensors, bound).tensors)
+        return replace(self.judge(request, reply), made_norm=made)
+
+    def judge(self, request: FitRequest, reply: FitReply) -> Release:
+        """Judge what the coordinator will read, which can no longer be shortened.
+
+        Args:
+            request: The round's work, with the global model.
+            reply: The answer, decoded as the coordinator will.
+
+        Returns:
+            What leaves, without the numbers that are not allowed.
+
+        Raises:
+            PolicyError: For the reason ``images`` or ``norm``.
+        """
+        if not self.is_private:
+            self.check_images(reply.examples)
         norm = update_norm(request.tensors, reply.tensors)
         if self.max_update_norm is not None and not norm <= self.max_update_norm:
             message = (
@@ -141,14 +212,11 @@ class Policy:
                 f"{norm:.4g}; ask the coordinator for fewer local steps, or raise 'max_update_norm'."
             )
             raise PolicyError(message, reason="norm")
-        allowed = {name: value for name, value in reply.metrics.items() if name in self.metrics}
-        return FitReply(reply.tensors, reply.examples, allowed)
+        has_numbers = not self.is_private and reply.examples >= self.min_metric_images
+        allowed = {n: v for n, v in reply.metrics.items() if has_numbers and n in self.metrics}
+        return Release(replace(reply, metrics=allowed), norm, norm)
 
 
-def update_norm(before: Trainables, after: Trainables) -> float:
-    """Return the Euclidean norm of ``after - before`` over all tensors, in float64."""
-    squares = 0.0
-    for name, value in after.items():
-        difference = value.astype(np.float64) - before[name]
-        squares += float(np.vdot(difference, difference))
-    return math.sqrt(squares)
+def model_norm(tensors: Trainables) -> float:
+    """Return the Euclidean norm of a model over all tensors, in float64."""
+    return update_norm({name: np.zeros_like(value) for name, value in tensors.items()}, tensors)

@@ -47,6 +47,7 @@ class ChainedLog:
         self._path = path
         _drop_torn_line(path, name)
         self._end = verify(path, name=name)
+        self._last = {key: value for line in read(path) for key, value in line.items()}
         if _kept_end(path, name) != self._end:
             self._keep_end()
 
@@ -54,6 +55,10 @@ class ChainedLog:
     def end(self) -> ChainEnd:
         """How far the log goes."""
         return self._end
+
+    def last(self, key: str) -> dict[str, Any]:
+        """Give what the last line with this key has there; an empty table if there is none."""
+        return dict(self._last.get(key, {}))
 
     def append(self, event: str, **facts: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
         """Write a line and wait until it is on the disk.
@@ -76,6 +81,7 @@ class ChainedLog:
             file.flush()
             os.fsync(file.fileno())
         self._end = ChainEnd(self._end.lines + 1, _digest(text))
+        self._last |= line
         self._keep_end()
 
     def _keep_end(self) -> None:

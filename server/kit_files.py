@@ -21,10 +21,16 @@ backbone = {spec}
 # Torch threads and device.
 threads = 1
 device = "cpu"
-# The policy: last round that is answered, fewest images to train on, and the numbers that may leave.
+# The policy: last round that is answered, fewest images to train on, the numbers that may leave, and how many
+# images such a number must stand for.
 max_rounds = {rounds}
-min_images = {min_images}
+min_images = 4
 metrics = ["train_loss"]
+min_metric_images = 8
+
+# Noise that hides single images, or the site: docs/privacy.md says what it costs.
+[privacy]
+mode = "none"
 """
 
 _UNIT = """\
@@ -133,7 +139,6 @@ def site_toml(settings: FederationSettings, site: str) -> str:
         sha256="" if sha256 is None else f"backbone_sha256 = {_text(sha256)}\n",
         taps=list(settings.taps),
         rounds=settings.rounds,
-        min_images=min(settings.shots, 4),
     )
 
 

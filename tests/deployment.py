@@ -35,6 +35,7 @@ def complete_kit(folder, number, **settings):
         "shots": SHOTS,
         "backbone": "embedded",
         "backbone_sha256": tiny_backbone().sha256,
+        "min_metric_images": SHOTS,
         **settings,
     }
     (folder / "site.toml").write_text(SiteSettings.parse(values, source="test").to_toml(), encoding="utf-8")

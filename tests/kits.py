@@ -16,7 +16,7 @@ from client.service.remote import RemoteSite
 from client.settings import SiteSettings
 from mediclip.errors import ServiceError
 from mediclip.provenance import source_digest
-from tests.tiny import SHOTS, tiny_scans
+from tests.tiny import SHOTS, tiny_backbone, tiny_scans
 
 ROOT = Path(__file__).resolve().parents[1]
 FEDERATION = "three-hospitals"
@@ -33,7 +33,14 @@ def make_kit(folder, *, site="site-0", superlink="127.0.0.1:9", source=None, **s
         image = Image.fromarray((scan * 255).astype(np.uint8))
         image.info["Patient"] = PATIENT
         image.save(path)
-    values = {"name": site, "data": data, "shots": SHOTS, "backbone": "embedded", **settings}
+    values = {
+        "name": site,
+        "data": data,
+        "shots": SHOTS,
+        "backbone": "embedded",
+        "backbone_sha256": tiny_backbone().sha256,
+    }
+    values |= {"min_metric_images": SHOTS, **settings}
     (folder / "site.toml").write_text(SiteSettings.parse(values, source="test").to_toml(), encoding="utf-8")
     lines = {
         "federation": FEDERATION,

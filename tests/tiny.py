@@ -8,7 +8,8 @@ from flwr.app import Array
 
 from client.service.exchange import as_seen
 from client.service.fit import FitRequest, RoundQuestion
-from client.service.site import Material, Site
+from client.service.material import Material
+from client.service.site import Site
 from mediclip.config import load_recipe
 from mediclip.exchange.codecs import named_codec
 from mediclip.exchange.parcel import pack_values

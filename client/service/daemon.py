@@ -25,11 +25,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from client.kit import Kit
 from client.scrub import noted
 from client.service import site_service_pb2 as pb, wire
+from client.service.account import PrivacyAccount
 from client.service.audit import AuditLog
 from client.service.guard import GuardedSite
 from client.service.rounds import RoundStore
 from client.service.site_service_pb2_grpc import SiteServiceServicer, add_SiteServiceServicer_to_server
-from mediclip.errors import FederationError, MediClipError
+from mediclip.errors import FederationError, MediClipError, SettingsError
+from mediclip.privacy.ledger import Ledger
 from mediclip.protocol import SENTENCES
 
 if TYPE_CHECKING:
@@ -172,7 +174,10 @@ def run(kit: Kit, stop: threading.Event, *, site: "Trainer | None" = None) -> No
     """
     with _alone(kit.make_state()):
         audit = AuditLog(kit.audit)
-        guarded = GuardedSite(site or _open(kit), kit.policy(), RoundStore(kit.rounds), audit)
+        account = PrivacyAccount(kit.site().privacy, Ledger(kit.ledger))
+        guarded = GuardedSite(
+            site or _open(kit), kit.policy(), RoundStore(kit.rounds), audit, account=account
+        )
         with serving(guarded, kit.socket):
             audit_end = guarded.audit_end
             _log.info("Serving %s; the audit log has %d lines", guarded.name, audit_end.lines)
@@ -187,6 +192,12 @@ def _open(kit: Kit) -> "Trainer":
     from mediclip.data.array_cache import ArrayCache  # noqa: PLC0415
 
     settings = kit.site()
+    if settings.backbone_sha256 is None:
+        message = (
+            "A site's backbone must be pinned by its SHA-256, so that no other can be put in its place. "
+            "site.toml does not; add the line that 'mediclip client check' prints."
+        )
+        raise SettingsError(message)
     torch.set_num_threads(settings.threads)
     return Site.open(settings, cache=ArrayCache(kit.make_state() / "squares"))
 

@@ -79,8 +79,8 @@ class FitReply:
     """What a site makes of a round, before it is encoded.
 
     Attributes:
-        tensors: The locally trained model.
-        examples: Number of support images.
+        tensors: The locally trained model, with noise where the site adds any.
+        examples: Number of support images; always the same number where noise hides them.
         metrics: Numbers that the site's settings allow.
     """
 
@@ -135,6 +135,10 @@ class Trainer(Protocol):
 
     def count_images(self, recipe: str) -> int:
         """Count the support images that a recipe in JSON would be trained with."""
+        ...
+
+    def image_digests(self, recipe: str) -> tuple[str, ...]:
+        """Digest each support image, as the privacy ledger knows it, for a recipe in JSON."""
         ...
 
     def fit_from(self, request: FitRequest, private: PrivateState) -> tuple[FitReply, PrivateState]:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from client.policy import Policy, update_norm
+from client.policy import Policy, Release
 from client.scrub import noted
+from client.service.account import PrivacyAccount
 from client.service.audit import AuditLog, ChainEnd
 from client.service.exchange import as_seen, encoded, received, undecoded, without_exchange
-from client.service.fit import FitReply, FitRequest, RoundAnswer, RoundQuestion, Trainer
+from client.service.fit import RoundAnswer, RoundQuestion, Trainer
 from client.service.rounds import Question, RoundStore
 from mediclip.errors import PolicyError
 from mediclip.provenance import source_digest
@@ -28,16 +29,30 @@ class GuardedSite:
         policy: What is allowed.
         rounds: Where answered rounds are kept.
         audit: Where everything that leaves is written down.
+        account: What each round is paid from; nothing is paid when omitted.
         source: Digest of the application's code; of the one that this process imports when omitted.
+
+    Raises:
+        CheckpointError: If the account is older than the audit log.
     """
 
     def __init__(
-        self, site: Trainer, policy: Policy, rounds: RoundStore, audit: AuditLog, *, source: str | None = None
+        self,
+        site: Trainer,
+        policy: Policy,
+        rounds: RoundStore,
+        audit: AuditLog,
+        *,
+        account: PrivacyAccount | None = None,
+        source: str | None = None,
     ) -> None:
         self._site = site
         self._policy = policy
         self._rounds = rounds
         self._audit = audit
+        self._account = account
+        if account is not None:
+            account.check_not_older(audit.last("privacy").get("ledger_lines", 0))
         self._source = source_digest() if source is None else source
         self._lock = threading.Lock()
 
@@ -122,55 +137,74 @@ class GuardedSite:
 
     def _answer(self, asked: RoundQuestion, federation: str) -> RoundAnswer:
         self._policy.check_asker(federation, self._source)
-        self._policy.check_round(asked.number)
+        self._policy.check_round(asked.number, asked.local_steps)
         self._policy.check_codec(asked.answer_codec)
         request = undecoded(asked)
         kept = self._rounds.private_before(Question(federation, request))
         tensors = received(asked, kept, lambda: self._site.schema_digest(asked.recipe))
+        self._policy.check_model(tensors)
         question = Question(federation, replace(request, tensors=tensors), asked.answer_codec)
         stored = self._rounds.answer(question)
-        if stored is not None:
-            return self._release(question.request, stored, is_repeated=True)
+        if stored is not None and (self._account is None or self._account.has_paid(question)):
+            return self._let_go(question, stored, is_repeated=True)
         self._policy.check_images(self._site.count_images(asked.recipe))
+        if self._account is not None:
+            self._account.pay(question, self._site)
         made, private = self._site.fit_from(question.request, without_exchange(kept))
+        release = self._policy.release(question.request, made)
         limit = self._policy.max_update_norm
-        answer, state = encoded(asked, question.request, made, kept, max_norm=limit)
-        return self._release(
-            question.request,
+        answer, state = encoded(asked, question.request, release.reply, kept, max_norm=limit)
+        clipped = {"clipped_from": release.made_norm} if release.is_clipped else {}
+        return self._let_go(
+            question,
             answer,
             is_repeated=False,
             keep=lambda leaving: self._rounds.keep(question, leaving, {**private, **state}),
+            **clipped,
         )
 
-    def _release(
+    def _let_go(
         self,
-        request: FitRequest,
+        question: Question,
         answer: RoundAnswer,
         *,
         is_repeated: bool,
         keep: Callable[[RoundAnswer], None] = lambda _: None,
+        **facts: Any,  # noqa: ANN401 - plain values
     ) -> RoundAnswer:
         """Judge what the coordinator will read, not what was trained: only the former leaves."""
-        reply = self._policy.release(request, as_seen(answer, request))
-        leaving = replace(answer, metrics=reply.metrics)
+        seen = self._policy.judge(question.request, as_seen(answer, question.request))
+        leaving = replace(answer, metrics=seen.reply.metrics)
         keep(leaving)
-        self._write(request, leaving, reply, is_repeated=is_repeated)
+        if self._account is not None:
+            self._account.settle(question)
+            facts["privacy"] = self._account.facts()
+        self._write(question.request.number, leaving, seen, is_repeated=is_repeated, **facts)
         return leaving
 
-    def _write(self, request: FitRequest, answer: RoundAnswer, reply: FitReply, *, is_repeated: bool) -> None:
+    def _write(
+        self,
+        number: int,
+        answer: RoundAnswer,
+        seen: Release,
+        *,
+        is_repeated: bool,
+        **facts: Any,  # noqa: ANN401 - plain values
+    ) -> None:
         parcel, digest = answer.parcel, hashlib.sha256()
         for data in parcel.tensors.values():
             digest.update(data)
         self._audit.append(
             "answered",
-            round=request.number,
+            round=number,
             is_repeated=is_repeated,
             codec=parcel.codec,
-            tensors=[[n, list(v.shape), len(parcel.tensors[n])] for n, v in reply.tensors.items()],
+            tensors=[[n, list(v.shape), len(parcel.tensors[n])] for n, v in seen.reply.tensors.items()],
             sha256=digest.hexdigest(),
-            norm=update_norm(request.tensors, reply.tensors),
-            examples=reply.examples,
-            metrics=reply.metrics,
+            norm=seen.norm,
+            examples=answer.examples,
+            metrics=answer.metrics,
+            **facts,
         )
 
     def _noting(self, answer: Callable[[], _T], **asked: Any) -> _T:  # noqa: ANN401 - plain values

@@ -1,79 +1,31 @@
 """A site at work: it owns scans, backbone and token bank, and gives out trainables and allowed numbers.
 
-Nothing is carried from round to round but caches that can be made again: a replayed round answers the same.
+Nothing is carried from round to round but caches that can be made again: a replayed round answers the same,
+except where noise is added, which is new each time.
 """
 
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Final
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
+from client.service.bench import Bench
 from client.service.fit import FitReply, FitRequest, PrivateState
+from client.service.material import Material, load_material
 from client.settings import SiteSettings
 from mediclip.config import Recipe, load_recipe
-from mediclip.data.manifest import open_dataset
-from mediclip.data.policies import check_same
-from mediclip.data.preprocess import Preprocess, SquareCache, load_images
-from mediclip.data.support import choose_support, draw_support
+from mediclip.data.preprocess import Preprocess, SquareCache
 from mediclip.errors import BackboneError, FederationError, SchemaError, SettingsError
-from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.model.backbone import Backbone, load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Schema, check_trainables
+from mediclip.privacy.plan import PrivacyPlan
+from mediclip.privacy.randomness import Randomness, SecretRandom
+from mediclip.privacy.settings import PrivacySettings
 from mediclip.protocol import METRIC_NAMES
-from mediclip.rng import Name, generator
-from mediclip.synthesis.mixture import Mixture
-from mediclip.training.batch import Batch
-from mediclip.training.batches import BatchSource, batch_source
-from mediclip.training.loop import train
-from mediclip.training.losses import anomaly_loss
 
-VALIDATION_IMAGES = 8
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a site trains with.
-
-    Attributes:
-        backbone: Frozen backbone; sites in one process may share it.
-        support: ``(K, S, S)`` normal images in [0, 1].
-    """
-
-    backbone: Backbone
-    support: NDArray[np.float32]
-
-
-def load_support(
-    settings: SiteSettings, preprocess: Preprocess, cache: SquareCache | None = None
-) -> NDArray[np.float32]:
-    """Read a site's support images.
-
-    Args:
-        settings: The site's settings.
-        preprocess: How, as the recipe says.
-        cache: Where squares are kept from start to start, if anywhere.
-
-    Returns:
-        ``(K, S, S)`` in [0, 1].
-
-    Raises:
-        DataError: If the data folder or an image cannot be used, or there are fewer images than shots.
-        SettingsError: If the data folder asks for another policy than the recipe.
-    """
-    dataset = open_dataset(settings.data, settings.name)
-    check_same(preprocess.policies, dataset.policies, name=settings.name)
-    train_split = dataset.train
-    samples = (
-        choose_support(train_split, settings.support)
-        if settings.shots is None
-        else draw_support(train_split, settings.shots, settings.seed)
-    )
-    return load_images(samples, preprocess, cache)
+WEIGHT_WITH_NOISE: Final = 1
+"""What a site counts as in the average where noise hides its images, in place of how many there are."""
 
 
 class Site:
@@ -85,7 +37,9 @@ class Site:
         taps: Tapped blocks, 1-based; the backbone's default when omitted.
         recipe: The only recipe that is allowed; any when omitted.
         max_rounds: Last round that is answered; no limit when omitted.
-        metrics: Which numbers may leave.
+        metrics: Which numbers may leave; none does where noise is added.
+        privacy: What is hidden by noise. Paying for it is the ledger's part, not the site's.
+        random: Where the noise comes from; anything but a secret source is for tests.
     """
 
     def __init__(
@@ -97,6 +51,8 @@ class Site:
         recipe: Recipe | None = None,
         max_rounds: int | None = None,
         metrics: Sequence[str] = METRIC_NAMES,
+        privacy: PrivacySettings | None = None,
+        random: Randomness | None = None,
     ) -> None:
         self._name = name
         self._material = material
@@ -104,7 +60,9 @@ class Site:
         self._recipe = recipe
         self._max_rounds = max_rounds
         self._metrics = frozenset(metrics)
-        self._bench: _Bench | None = None
+        self._privacy = privacy or PrivacySettings()
+        self._random = random or SecretRandom()
+        self._bench: Bench | None = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -136,7 +94,7 @@ class Site:
                     f"{loaded.sha256[:16]}…; correct 'backbone' in the site's settings."
                 )
                 raise BackboneError(message)
-            return Material(loaded, load_support(settings, preprocess, cache))
+            return load_material(settings, loaded, preprocess, cache)
 
         return cls(
             settings.name,
@@ -145,6 +103,7 @@ class Site:
             recipe=None if settings.recipe is None else load_recipe(settings.recipe),
             max_rounds=settings.max_rounds,
             metrics=settings.metrics,
+            privacy=settings.privacy,
         )
 
     @property
@@ -167,13 +126,21 @@ class Site:
 
     def schema(self, recipe: str) -> Schema:
         """List the tensors that the site would send; arguments and errors as for :meth:`schema_digest`."""
-        with self._lock:
-            return self._bench_for(recipe).network.schema
+        return self.network(recipe).schema
 
     def backbone_sha256(self, recipe: str) -> str:
         """Digest the backbone; arguments and errors as for :meth:`schema_digest`."""
+        return self.network(recipe).backbone.sha256
+
+    def network(self, recipe: str) -> MediClip:
+        """Give the network, whatever it was last trained to; arguments and errors as above."""
         with self._lock:
-            return self._bench_for(recipe).network.backbone.sha256
+            return self._bench_for(recipe).network
+
+    def privacy_plan(self, recipe: str) -> PrivacyPlan:
+        """Say how much noise is added, for a site that adds any; arguments and errors as above."""
+        with self._lock:
+            return self._bench_for(recipe).plan(self._privacy)
 
     def count_images(self, recipe: str) -> int:
         """Count the support images.
@@ -187,7 +154,12 @@ class Site:
             SettingsError: If the recipe is not one, or not the site's.
         """
         with self._lock:
-            return len(self._bench_for(recipe).support)
+            return len(self._bench_for(recipe).material.support)
+
+    def image_digests(self, recipe: str) -> tuple[str, ...]:
+        """Digest each support image for the ledger; arguments and errors as for :meth:`count_images`."""
+        with self._lock:
+            return self._bench_for(recipe).material.image_digests()
 
     def fit_from(self, request: FitRequest, private: PrivateState) -> tuple[FitReply, PrivateState]:
         """Train for one round as :meth:`fit` does, and hand on what the site keeps for itself.
@@ -236,25 +208,16 @@ class Site:
                 )
                 raise SchemaError(message)
             network.load(request.tensors)
-            source, exam = bench.prepared(request.seed)
-            metrics = _judge(network, exam)
-            result = train(
-                network,
-                bench.support,
-                seed=request.seed,
-                stream=bench.stream,
-                steps=request.local_steps,
-                first_step=(request.number - 1) * request.local_steps,
-                proximal_mu=request.proximal_mu,
-                source=source,
-            )
-            metrics["train_loss"] = float(np.mean(result.losses))
-            tensors = network.trainables()
+            metrics: dict[str, float] = {}
+            if self._privacy.is_on:
+                tensors = bench.train_with_noise(request, bench.plan(self._privacy), self._random)
+            else:
+                tensors, metrics = bench.train(request)
         check_trainables(network.schema, tensors)
-        allowed = {name: value for name, value in metrics.items() if name in self._metrics}
-        return FitReply(tensors, len(bench.support), allowed)
+        examples = WEIGHT_WITH_NOISE if self._privacy.is_on else len(bench.material.support)
+        return FitReply(tensors, examples, {n: v for n, v in metrics.items() if n in self._metrics})
 
-    def _bench_for(self, text: str) -> "_Bench":
+    def _bench_for(self, text: str) -> Bench:
         try:
             values = json.loads(text)
         except ValueError as error:
@@ -270,42 +233,6 @@ class Site:
         if self._bench is None or self._bench.network.recipe.digest() != recipe.digest():
             material = self._material(Preprocess(recipe.image_size, recipe.policies))
             network = MediClip(material.backbone, recipe, self._taps)
-            self._bench = _Bench(network, material.support, ("site", self._name))
+            material.check_units(self._privacy)
+            self._bench = Bench(network, material, ("site", self._name))
         return self._bench
-
-
-class _Bench:
-    """A site's network for one recipe, with what can be kept between rounds."""
-
-    def __init__(self, network: MediClip, support: NDArray[np.float32], stream: tuple[Name, ...]) -> None:
-        self.network = network
-        self.support = support
-        self.stream = stream
-        self._prepared: tuple[int, BatchSource, Batch] | None = None
-
-    def prepared(self, seed: int) -> tuple[BatchSource, Batch]:
-        """Give the batch source and the validation batch of a seed; both depend on seed and site alone."""
-        if self._prepared is None or self._prepared[0] != seed:
-            source = batch_source(self.network, self.support, seed=seed, stream=self.stream)
-            self._prepared = (seed, source, self._exam(seed))
-        return self._prepared[1:]
-
-    def _exam(self, seed: int) -> Batch:
-        recipe = self.network.recipe
-        mixture = Mixture(recipe.tasks, recipe.second_anomaly)
-        images = self.support[np.arange(VALIDATION_IMAGES) % len(self.support)]
-        rng = generator(seed, *self.stream, "validation")
-        changed, labels, _ = mixture.draw_batch(images, self.support, rng)
-        tokens = self.network.tokens(torch.from_numpy(changed))
-        return Batch(tokens, torch.from_numpy(labels).to(self.network.backbone.device))
-
-
-@torch.no_grad()
-def _judge(network: MediClip, exam: Batch) -> dict[str, float]:
-    probabilities = network.probabilities(exam.tokens)
-    metrics = {"val_loss": float(anomaly_loss(probabilities, exam.labels))}
-    pixels = PixelMetrics()
-    maps = probabilities[:, 1].clamp(0, 1).cpu().numpy()
-    pixels.update(maps, exam.labels.cpu().numpy() > 0.5)
-    auroc = pixels.pixel_auroc()
-    return metrics if auroc is None else metrics | {"val_pixel_auroc": auroc}

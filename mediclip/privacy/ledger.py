@@ -5,7 +5,7 @@ answer leaves. A charge that a crash left open is not paid again for the same qu
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -53,12 +53,23 @@ class Ledger:
 
     def __init__(self, path: Path) -> None:
         self._log = ChainedLog(path, name=NAME)
-        self._charges, self._open, self._bare = _parse(chained_log.read(path))
+        lines = chained_log.read(path)
+        self._charges, self._open, self._bare = _parse(lines)
+        self._last = next((line["epsilon"] for line in reversed(lines) if line["event"] == _CHARGED), 0.0)
 
     @property
     def end(self) -> ChainEnd:
         """How far the ledger goes."""
         return self._log.end
+
+    @property
+    def last_epsilon(self) -> float:
+        """ε that was spent after the last charge; 0 if there is none."""
+        return float(self._last)
+
+    def knows(self, question: str) -> bool:
+        """Say whether a question was ever paid for."""
+        return any(charge.question == question for charge in self._charges)
 
     def charge(self, charge: Charge, *, delta: float, budget: float) -> float:
         """Pay for one round, before any of it is done.
@@ -75,7 +86,8 @@ class Ledger:
             PolicyError: For the reason ``budget``, if the round would overspend; nothing is written then.
         """
         is_paid = charge in self._open
-        spent = self._spent(charge.unit, charge.images, delta, () if is_paid else (charge,))
+        charges = self._charges if is_paid else [*self._charges, charge]
+        spent = _spent(charge.unit, charge.images, delta, charges, self._bare)
         if spent > budget:
             message = (
                 f"Each {charge.unit} may spend at most ε = {budget:g} at δ = {delta:g} in all runs together. "
@@ -86,6 +98,7 @@ class Ledger:
             self._log.append(_CHARGED, **asdict(charge), epsilon=spent, delta=delta)
             self._charges.append(charge)
             self._open.append(charge)
+            self._last = spent
         return spent
 
     def close(self, question: str) -> None:
@@ -112,20 +125,7 @@ class Ledger:
         Returns:
             ε of the image, patient or site that has spent most.
         """
-        return self._spent(unit, images, delta, ())
-
-    def _spent(self, unit: Unit, images: Sequence[str], delta: float, more: Sequence[Charge]) -> float:
-        charges = [*self._charges, *more]
-        if unit != "image":
-            return _epsilon_of(unit, charges, delta, is_bare=bool(self._bare))
-        accounts = {
-            (image in self._bare, tuple(n for n, charge in enumerate(charges) if image in charge.images))
-            for image in images
-        }
-        return max(
-            (_epsilon_of(unit, [charges[n] for n in used], delta, is_bare=bare) for bare, used in accounts),
-            default=0.0,
-        )
+        return _spent(unit, images, delta, self._charges, self._bare)
 
 
 _HIDDEN: Final[dict[Unit, tuple[Unit, ...]]] = {
@@ -133,6 +133,32 @@ _HIDDEN: Final[dict[Unit, tuple[Unit, ...]]] = {
     "patient": ("patient", "site"),
     "site": ("site",),
 }
+
+
+def read_spent(path: Path, unit: Unit, images: Sequence[str], delta: float) -> float:
+    """Say what has been spent, as :meth:`Ledger.spent` does, from a file that another process may own.
+
+    Raises:
+        CheckpointError: If it was changed from outside.
+    """
+    chained_log.verify(path, name=NAME)
+    charges, _, bare = _parse(chained_log.read(path))
+    return _spent(unit, images, delta, charges, bare)
+
+
+def _spent(
+    unit: Unit, images: Sequence[str], delta: float, charges: Sequence[Charge], bare: Collection[str]
+) -> float:
+    if unit != "image":
+        return _epsilon_of(unit, charges, delta, is_bare=bool(bare))
+    accounts = {
+        (image in bare, tuple(n for n, charge in enumerate(charges) if image in charge.images))
+        for image in images
+    }
+    return max(
+        (_epsilon_of(unit, [charges[n] for n in used], delta, is_bare=is_bare) for is_bare, used in accounts),
+        default=0.0,
+    )
 
 
 def _epsilon_of(unit: Unit, charges: Sequence[Charge], delta: float, *, is_bare: bool) -> float:

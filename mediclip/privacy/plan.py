@@ -1,5 +1,6 @@
 """What a privacy mode will cost and leave, computed before a single image is used."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Final
@@ -67,13 +68,13 @@ class PrivacyPlan:
         mechanisms = [self.mechanism(settings.local_steps)] * settings.rounds
         return self.guarantee(epsilon(mechanisms, settings.delta))
 
-    def noise_to_signal(self, values: int, *, batch: int = 1, sites: int = 1) -> float:
+    def noise_to_signal(self, values: int, *, batch: float = 1, sites: int = 1) -> float:
         """Predict how many times longer than what it hides in the noise is.
 
         Args:
             values: Values that are clipped and noised together: the tensors that travel in ``site`` mode; the
                 adapter's and both text columns' in ``image`` mode.
-            batch: Images expected in a step; their mean has that much less noise. 1 in ``site`` mode.
+            batch: Images expected in a step, whose mean has that much less noise; 1 in ``site`` mode.
             sites: Sites in the mean; 1 for what this site sends.
 
         Returns:
@@ -84,8 +85,9 @@ class PrivacyPlan:
         return noise_to_signal(values, self.noise_std, self.clip, sites=sites)
 
 
+@functools.cache
 def make_plan(settings: PrivacySettings, *, images: int, batch_size: int) -> PrivacyPlan:
-    """Find the noise of a privacy mode.
+    """Find the noise of a privacy mode; the same arguments are computed once.
 
     Args:
         settings: The site's settings, mode ``site`` or ``image``.

@@ -1,4 +1,6 @@
 import http.server
+import json
+import math
 import shutil
 import ssl
 import threading
@@ -14,13 +16,14 @@ from client.service.audit import AuditLog
 from mediclip.cli.main import main
 from mediclip.config import load_recipe
 from mediclip.model.backbone import load_backbone
+from mediclip.privacy.accounting import Mechanism, epsilon
 from tests.kits import PATIENT, WARD, make_kit
 from tests.superlink import coordinator, free_port, write_certificates, write_key
 from tests.tiny import SHOTS
 
 pytestmark = pytest.mark.slow
 
-ALL = ["kit", "code", "disk", "dns", "tls", "clock", "key", "data", "gpu", "backbone", "dry run"]
+ALL = ["kit", "code", "disk", "dns", "tls", "clock", "key", "data", "gpu", "backbone", "privacy", "dry run"]
 PIN = load_backbone("embedded", image_size=load_recipe("default").image_size).sha256
 
 
@@ -77,6 +80,39 @@ def test_a_kit_in_order_has_no_fault_and_shows_exactly_what_would_leave(kit, lin
     assert not kit.state.exists()
 
 
+NOISE = """
+[privacy]
+mode = "image"
+clip = 0.1
+noise_multiplier = 8.0
+budget = 9.0
+rounds = 10
+local_steps = 40
+"""
+
+
+def test_a_check_shows_what_noise_costs_and_that_no_number_leaves(kit, capsys):
+    set_in(kit.folder / "site.toml", kit.folder.joinpath("site.toml").read_text().split("[privacy]")[1], "")
+    set_in(kit.folder / "site.toml", "\n[privacy]", NOISE)
+    preflight = Preflight(kit.folder)
+    found = {f.name: f for f in preflight.findings()}
+    assert all(f.is_good for f in found.values())
+    text = found["privacy"].text
+    for words in (
+        "10 rounds of 40 steps: ε = 13.2 at δ = 1e-05 for one image (z = 8)",
+        "ε = 0 of 9 is spent",
+    ):
+        assert words in text
+    values = preflight.promise.as_values()
+    assert values["planned"]["epsilon"] == pytest.approx(epsilon([Mechanism(8.0, 1.0, 400)], 1e-5))
+    assert values["noise_to_signal"] == pytest.approx(math.sqrt(values["noised_values"]) * 8 / SHOTS)
+    assert preflight.dry_run.reply.metrics == {}
+    assert "a constant in place of the number of images and 0 other numbers" in found["dry run"].text
+    main_exits(["client", "check", "--kit", str(kit.folder), "--json"], 0)
+    assert json.loads(capsys.readouterr().out)["privacy"]["budget"] == 9.0
+    assert not kit.state.exists()
+
+
 def main_exits(arguments, code):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
@@ -123,8 +159,13 @@ FAULTS = {
     "too few shots": ("data", lambda k: set_in(k.folder / "site.toml", "shots = 4", "shots = 9"), "9 shots"),
     "too few images": (
         "data",
-        lambda k: set_in(k.folder / "site.toml", "min_images = 1", "min_images = 5"),
+        lambda k: set_in(k.folder / "site.toml", "min_images = 4", "min_images = 5"),
         "at least 5 images. There are 4",
+    ),
+    "no pin": (
+        "backbone",
+        lambda k: set_in(k.folder / "site.toml", f'backbone_sha256 = "{PIN}"', ""),
+        f'add to site.toml:  backbone_sha256 = "{PIN}"',
     ),
     "other backbone": (
         "backbone",
@@ -139,7 +180,8 @@ FAULTS = {
     "large update": (
         "dry run",
         lambda k: (k.folder / "site.toml").write_text(
-            (k.folder / "site.toml").read_text() + "max_update_norm = 1e-9\n"
+            'max_update_norm = 1e-9\non_large_update = "refuse"\n'
+            + (k.folder / "site.toml").read_text().replace('on_large_update = "clip"\n', "")
         ),
         "norm of at most 1e-09",
     ),

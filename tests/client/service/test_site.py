@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from client.service.material import Material
 from client.service.site import Site
 from client.settings import SiteSettings
 from mediclip.data.array_cache import ArrayCache
@@ -21,6 +22,8 @@ from mediclip.errors import (
 )
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import check_trainables
+from mediclip.privacy.gaussian import release_update
+from mediclip.privacy.settings import PrivacySettings
 from mediclip.training.loop import train
 from simulation.phantom import write_phantom_dicom
 from tests.tiny import (
@@ -229,3 +232,62 @@ def test_a_folder_that_asks_for_another_policy_than_the_recipe_is_refused(tmp_pa
         site.count_images(tiny_recipe().model_dump_json())
     agreed = tiny_recipe().model_copy(update={"policies": {"MR": "stored-range"}})
     assert site.count_images(agreed.model_dump_json()) == SHOTS
+
+
+SITE_NOISE = PrivacySettings(mode="site", clip=0.2, noise_multiplier=3.0, budget=99.0)
+IMAGE_NOISE = PrivacySettings(mode="image", clip=0.2, noise_multiplier=3.0, budget=99.0)
+
+
+@pytest.mark.parametrize("privacy", [SITE_NOISE, IMAGE_NOISE])
+def test_with_noise_no_number_leaves_and_no_two_answers_are_the_same(privacy):
+    site = tiny_site(0, privacy=privacy)
+    replies = [site.fit(tiny_request()) for _ in range(2)]
+    for reply in replies:
+        check_trainables(tiny_schema(), reply.tensors)
+        assert (reply.examples, reply.metrics) == (1, {})
+    assert largest_difference(replies[0].tensors, replies[1].tensors) > 0
+
+
+def test_noise_on_the_whole_update_is_the_plain_update_clipped_and_noised():
+    clip, noise = 0.01, PrivacySettings(mode="site", clip=0.01, noise_multiplier=2.0, budget=99.0)
+    plain = tiny_site(0).fit(tiny_request()).tensors
+    noised = tiny_site(0, privacy=noise, random=np.random.default_rng(3)).fit(tiny_request()).tensors
+    expected = release_update(
+        tiny_tensors(), plain, clip=clip, noise_std=0.02, random=np.random.default_rng(3)
+    )
+    assert largest_difference(noised, expected) == 0
+
+
+def test_a_site_knows_its_images_by_their_files_whatever_the_recipe(folder):
+    site = Site.open(settings(folder), tiny_backbone())
+    digests = site.image_digests(tiny_recipe().model_dump_json())
+    assert len(set(digests)) == SHOTS
+    other = Site.open(settings(folder, seed=5), tiny_backbone())
+    assert set(other.image_digests(tiny_recipe().model_dump_json())) == set(digests)
+
+
+def test_an_image_that_stands_twice_is_no_unit(folder):
+    (first, second, *_) = sorted((folder / "normal").glob("*.png"))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(SupportSetError, match=r"1 of 4 do not; choose others in 'support'"):
+        Site.open(settings(folder, privacy=IMAGE_NOISE.model_dump()), tiny_backbone()).fit(tiny_request())
+
+
+@pytest.mark.parametrize(
+    ("patients", "is_good"),
+    [
+        (("a", "b", "c", "d"), True),
+        (("a", "b", "c", "a"), False),
+        (("a", "b", "c", None), False),
+        ((), False),
+    ],
+)
+def test_a_patient_is_a_unit_where_each_is_known_and_gives_one_image(patients, is_good):
+    material = Material(tiny_backbone(), tiny_scans(0), patients=patients)
+    privacy = IMAGE_NOISE.model_copy(update={"unit": "patient"})
+    if is_good:
+        material.check_units(privacy)
+    else:
+        with pytest.raises(SupportSetError, match="Each patient must be known and give one image"):
+            material.check_units(privacy)
+    material.check_units(PrivacySettings())
