@@ -47,6 +47,7 @@ class FederationSettings(RoundSettings):
         backbone: The frozen model.
         taps: Tapped blocks, 1-based, rising.
         recipe: Recipe by name, or a TOML file beside this one.
+        min_sites: Updates that a round needs whatever the quorum is.
         shots: Support images that the kits suggest.
         valid_days: How long the server's certificate and the sites' keys are good for.
     """
@@ -58,6 +59,7 @@ class FederationSettings(RoundSettings):
     backbone: BackboneSettings
     taps: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
     recipe: str = "default"
+    min_sites: Annotated[int, Field(ge=1)] = 3
     shots: Annotated[int, Field(ge=1)] = 8
     valid_days: Annotated[int, Field(ge=1, le=3650)] = 365
 
@@ -68,6 +70,12 @@ class FederationSettings(RoundSettings):
             raise ValueError(message)
         if self.quorum > len(self.sites):
             message = f"quorum must be at most the number of sites, {len(self.sites)}"
+            raise ValueError(message)
+        if self.min_sites > len(self.sites):
+            message = (
+                f"min_sites is {self.min_sites} and must be at most the number of sites, {len(self.sites)}; "
+                "lower it if fewer are wanted: then each site can read the others' updates"
+            )
             raise ValueError(message)
         if list(self.taps) != sorted(set(self.taps)):
             message = "taps must rise"

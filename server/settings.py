@@ -27,6 +27,8 @@ class RoundSettings(Settings):
 
     Attributes:
         quorum: How many admitted updates a round needs, at most the number of sites; 0 means all of them.
+        min_sites: How many it needs whatever the quorum is: in a mean of one or two, each site's update can
+            be read by the other. Between hospitals 3 is the default; in a rehearsal on one machine 1.
         rounds: Last round.
         seed: The run's seed, sent to the sites.
         local_steps: Optimiser steps of each site in each round.
@@ -45,6 +47,7 @@ class RoundSettings(Settings):
     """
 
     quorum: Annotated[int, Field(ge=0)] = 0
+    min_sites: Annotated[int, Field(ge=1)] = 1
     rounds: Annotated[int, Field(ge=1)] = 10
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     local_steps: Annotated[int, Field(ge=1)] = 40
@@ -89,12 +92,15 @@ class RunSettings(RoundSettings):
         if self.quorum > self.sites:
             message = f"quorum must be at most the number of sites, {self.sites}"
             raise ValueError(message)
+        if self.min_sites > self.sites:
+            message = f"min_sites must be at most the number of sites, {self.sites}"
+            raise ValueError(message)
         return self
 
     @property
     def needed(self) -> int:
         """Admitted updates that a round needs, at least 1."""
-        return self.quorum or self.sites
+        return max(self.quorum or self.sites, self.min_sites)
 
     @classmethod
     def from_run_config(cls, values: Mapping[str, Any]) -> Self:

@@ -115,11 +115,11 @@ def _plan(launch: Launch, out: Path) -> RunSettings:
     now = now_utc()
     settings = launch.settings
     active = launch.kits.active(now)
-    needed = settings.quorum or len(active)
+    needed = max(settings.quorum or len(active), settings.min_sites)
     if not active or needed > len(active):
         message = (
             f"A federation must have at least {max(needed, 1)} sites whose keys count. It has {len(active)}; "
-            "add sites with 'mediclip server provision --add-site', or lower the quorum."
+            "add sites with 'mediclip server provision --add-site', or lower quorum and min_sites."
         )
         raise SettingsError(message)
     expiry = launch.kits.server_expiry()

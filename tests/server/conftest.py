@@ -30,6 +30,7 @@ def write_federation(tmp_path):
             "shots": SHOTS,
             "seed": 7,
             "local_steps": 2,
+            "min_sites": 1,
             **changes,
         }
         model = {

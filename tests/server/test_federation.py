@@ -53,3 +53,12 @@ def test_a_file_that_is_no_toml_is_named(tmp_path):
     (tmp_path / "federation.toml").write_text("name =")
     with pytest.raises(SettingsError, match=r"readable TOML file. federation\.toml is not"):
         load_federation(tmp_path / "federation.toml")
+
+
+def test_hospitals_are_at_least_three_unless_the_coordinator_says_otherwise(write_federation):
+    settings, _ = load_federation(write_federation(min_sites=None))
+    assert settings.min_sites == 3
+    two = ["north", "south"]
+    with pytest.raises(SettingsError, match="min_sites is 3 and must be at most the number of sites, 2"):
+        load_federation(write_federation(sites=two, min_sites=None))
+    assert load_federation(write_federation(sites=two, min_sites=2))[0].min_sites == 2

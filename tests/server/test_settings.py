@@ -58,3 +58,14 @@ def test_a_key_that_is_unknown_or_out_of_range_is_named(change, key):
 def test_a_quorum_that_no_round_can_reach_is_refused():
     with pytest.raises(SettingsError, match="at most the number of sites, 3"):
         RunSettings.from_run_config({**NEEDED, "quorum": 4})
+
+
+@pytest.mark.parametrize(("quorum", "least", "needed"), [(1, 3, 3), (0, 2, 3), (2, 1, 2)])
+def test_a_round_needs_the_least_number_of_sites_whatever_its_quorum_is(quorum, least, needed):
+    found = RunSettings.from_run_config({**NEEDED, "quorum": quorum, "min-sites": least})
+    assert found.needed == needed
+
+
+def test_a_least_number_that_no_round_can_reach_is_refused():
+    with pytest.raises(SettingsError, match="min_sites must be at most the number of sites, 3"):
+        RunSettings.from_run_config({**NEEDED, "min-sites": 4})
