@@ -64,6 +64,11 @@ class OwnViews:
         """Count the support images."""
         return len(self._labels)
 
+    def all_of(self, index: int) -> Batch:
+        """Give all views of one support image."""
+        tokens = [kept[index].to(self._device).float() for kept in self._tokens]
+        return Batch(tokens, self._labels[index].to(self._device).float())
+
     def draw(self, indexes: NDArray[np.int64], random: Randomness) -> Batch:
         """Take a random view of each chosen support image.
 
