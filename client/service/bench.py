@@ -18,7 +18,8 @@ from mediclip.privacy.settings import PrivacySettings
 from mediclip.privacy.views import OwnViews
 from mediclip.rng import Name, generator
 from mediclip.synthesis.mixture import Mixture
-from mediclip.training.batches import Batch, BatchSource, batch_source
+from mediclip.training.batch import Batch
+from mediclip.training.batches import BatchSource, batch_source
 from mediclip.training.loop import train
 from mediclip.training.losses import anomaly_loss
 

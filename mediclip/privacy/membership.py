@@ -14,7 +14,7 @@ from mediclip.errors import DataError
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Trainables
 from mediclip.privacy.views import OwnViews
-from mediclip.training.batches import Batch
+from mediclip.training.batch import Batch
 from mediclip.training.losses import anomaly_loss
 
 FALSE_POSITIVE_RATE: Final = 0.05
