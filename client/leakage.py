@@ -137,7 +137,7 @@ def measure_leakage(
 def _pool(settings: SiteSettings, recipe: Recipe, shots: int, seed: int) -> NDArray[Any]:
     samples = [s for s in open_dataset(settings.data, settings.name).train if s.label == NORMAL]
     order = generator(seed, "leakage", "pool").permutation(len(samples))[: MOST_IMAGES * shots]
-    images = load_images([samples[int(n)] for n in order], Preprocess(recipe.image_size))
+    images = load_images([samples[int(n)] for n in order], Preprocess(recipe.image_size, recipe.policies))
     different = list({image_digest(image): n for n, image in enumerate(images)}.values())
     if len(different) < 2 * shots:
         message = (
