@@ -32,7 +32,7 @@ def test_a_kit_gives_address_expiry_and_policy(tmp_path):
 def test_a_kit_as_the_coordinator_provisions_it_is_read_and_its_site_needs_nothing_but_scans(tmp_path):
     (tmp_path / "federation.toml").write_text(
         f'name = "{FEDERATION}"\naddress = "fl.example.org:9443"\nsites = ["north"]\ntaps = [2, 3]\n'
-        "rounds = 7\nshots = 8\n"
+        "rounds = 7\nshots = 8\nmin_sites = 1\n"
         f'[backbone]\nspec = "embedded"\nsha256 = "{"a" * 64}"\n'
         "width = 192\nembed_dim = 192\ntext_width = 128\n"
     )
