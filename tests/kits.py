@@ -74,7 +74,7 @@ def daemon(kit):
             process.wait(10)
 
 
-def wait_for(process, kit, timeout_s=60):
+def wait_for(process, kit, timeout_s=180):
     """Wait until a daemon answers on its socket."""
     site = RemoteSite(kit.socket, patience_s=0)
     deadline = time.monotonic() + timeout_s

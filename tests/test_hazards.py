@@ -14,7 +14,8 @@ _HOSTILE = (
     "server/test_hostile_sites.py::test_hostile_sites_are_refused_by_name_and_reason_and_the_others_finish"
 )
 _KILLS = (
-    "server/test_deployment.py::test_kills_of_superexec_superlink_and_the_whole_coordinator_lose_no_round"
+    "server/test_kills.py::test_a_sites_programs_are_killed_at_every_phase_and_the_model_is_the_undisturbed_one",
+    "server/test_kills.py::test_a_coordinators_programs_are_killed_at_every_phase_and_no_round_is_lost",
 )
 SHOWN = {
     "one site sends a wrong key, a wrong shape or an extra metric": (
@@ -39,10 +40,11 @@ SHOWN = {
         "simulation/test_hazards.py::test_a_site_that_stumbles_is_asked_again_and_the_result_is_the_undisturbed_one",
     ),
     "SIGKILL of a SuperNode": (
+        *_KILLS[:1],
         "client/test_supervise.py::test_a_killed_supernode_is_tried_again_until_the_coordinator_lets_it_in",
         "server/test_stream.py::test_a_node_that_was_away_is_asked_again_when_it_is_back",
     ),
-    "SIGKILL of the SuperLink": (_KILLS, "server/test_superlink.py", "simulation/test_crash.py"),
+    "SIGKILL of the SuperLink": (*_KILLS[1:], "server/test_superlink.py", "simulation/test_crash.py"),
     "a failed run, for which flwr run returns 0": (
         "server/test_outcome.py",
         "server/test_canary.py::test_no_identifier_of_a_patient_is_in_a_message_or_a_file_outside_the_site",

@@ -1,8 +1,6 @@
 """The deployed federation as coordinator and sites run it: real processes, TLS and node keys."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -19,7 +17,6 @@ from server.provision import provision
 from server.status import read_status
 from simulation.engine import run_in_process
 from tests.deployment import (
-    children_of,
     complete_kit,
     coordinator,
     finished_round,
@@ -132,28 +129,3 @@ def test_a_site_that_is_revoked_while_the_run_goes_on_is_out_and_the_others_fini
     status = read_status(out)
     assert (status.phase, [site.name for site in status.sites]) == ("finished", ["north"])
     assert [row["site"] for row in History(out / HISTORY).read()[-1]["sites"]] == ["north"]
-
-
-def test_kills_of_superexec_superlink_and_the_whole_coordinator_lose_no_round(deploy, tmp_path):
-    federation, kits = deploy(["north"], 5)
-    out, log = tmp_path / "run", tmp_path / "run.log"
-    with running_sites(kits):
-        with coordinator(federation, out) as process:
-            for number, word in ((1, "flower-superexec"), (2, "server.superlink"), (3, "flwr-serverapp")):
-                wait_until(lambda number=number: finished_round(out) >= number, process, log)
-                victims = children_of(process.pid, word)
-                assert victims, word
-                os.kill(victims[0], signal.SIGKILL)
-            wait_until(lambda: finished_round(out) >= 4, process, log)
-            restarts = read_status(out).restarts
-            process.kill()
-            process.wait(10)
-        with coordinator(federation, out, "--resume") as process:
-            assert process.wait(200) == 0, log.read_text()
-    assert restarts["superexec"] == restarts["superlink"] == 1
-    assert restarts["run"] >= 2
-    assert [entry["round"] for entry in History(out / HISTORY).read()] == [1, 2, 3, 4, 5]
-    assert (
-        largest_difference(tensors_of(out / "final.safetensors"), in_process(tmp_path / "here", kits, 5))
-        <= 1e-5
-    )
