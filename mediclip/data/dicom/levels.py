@@ -99,6 +99,7 @@ def _above(values: NDArray[Any], low: int) -> NDArray[Any]:
     """Subtract the lowest value, without making short numbers long: these are read faster."""
     if values.dtype.itemsize > 2:
         return values.astype(np.intp) - low
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
     short = np.dtype(f"u{values.dtype.itemsize}")
     # A difference that does not fit into the signed type does into the unsigned one, in the same bits.
     return values.view(short) - short.type(low % 2 ** (8 * short.itemsize)) if low else values.view(short)

@@ -55,6 +55,9 @@ def test_each_policy_names_its_numbers():
 
 IMAGES = st.one_of(
     arrays(np.int16, (5, 7)),
+    arrays(">i2", (5, 7)),
+    arrays(np.int8, (5, 7)),
+    arrays(np.bool_, (5, 7)),
     arrays(np.uint8, (5, 7)),
     arrays(np.uint32, (5, 7)),
     arrays(np.float32, (5, 7), elements=st.floats(-1e6, 1e6, width=32)),
