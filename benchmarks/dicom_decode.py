@@ -39,7 +39,7 @@ from mediclip.data.samples import Sample
 SIDES: Final = (256, 512, 1024)
 IMAGES: Final = 64
 SYNTAXES: Final = {
-    "uncompressed": ExplicitVRLittleEndian,
+    "raw": ExplicitVRLittleEndian,
     "deflated": DeflatedExplicitVRLittleEndian,
     "rle": RLELossless,
     "jpeg": JPEGBaseline8Bit,
@@ -137,8 +137,8 @@ def _measure(syntax: UID, *, quick: bool) -> Outcome:
 
 BENCHMARKS = tuple(
     Benchmark(
-        f"dicom_decode_{title}",
-        f"reading {title} DICOM against pydicom and a resize on all cores; the worst of {len(SIDES)} sizes",
+        f"dicom_{title}",
+        f"decoding {title} DICOM against pydicom and a resize on all cores, the worst of {len(SIDES)} sizes",
         target=1,
         unit="of the rival's wall time",
         measure=functools.partial(_measure, syntax),
