@@ -59,14 +59,14 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True)
-class Grid:
+class Layout:
     """A tensor as a matrix, whose rows run over all axes but the last."""
 
     rows: int
     columns: int
 
     @classmethod
-    def of(cls, spec: TensorSpec) -> "Grid":
+    def of(cls, spec: TensorSpec) -> "Layout":
         """Lay out a tensor; one with a single axis, or none, is one row."""
         columns = spec.shape[-1] if spec.shape else 1
         return cls(int(np.prod(spec.shape[:-1], dtype=np.int64)), columns)

@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mediclip.exchange.codec import Grid, unreadable
+from mediclip.exchange.codec import Layout, unreadable
 from mediclip.model.trainables import TensorSpec
 
 _HEAD: Final = struct.Struct("<h")
@@ -26,7 +26,7 @@ class Float16:
 
     def decode(self, spec: TensorSpec, data: bytes) -> NDArray[np.float32]:
         """Read a tensor; see :class:`mediclip.exchange.codec.Codec`."""
-        if len(data) != _HEAD.size + 2 * Grid.of(spec).size:
+        if len(data) != _HEAD.size + 2 * Layout.of(spec).size:
             raise unreadable(spec, self.name)
         (shift,) = _HEAD.unpack_from(data)
         values = np.frombuffer(data, "<f2", offset=_HEAD.size).astype(np.float32).reshape(spec.shape)

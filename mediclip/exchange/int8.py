@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from mediclip.exchange.codec import Grid, unreadable
+from mediclip.exchange.codec import Layout, unreadable
 from mediclip.exchange.symbols import pack_symbols, unpack_symbols
 from mediclip.model.trainables import TensorSpec
 
@@ -22,8 +22,8 @@ class Int8:
 
     def encode(self, spec: TensorSpec, value: NDArray[np.float32]) -> bytes:
         """Write a tensor; see :class:`mediclip.exchange.codec.Codec`."""
-        grid = Grid.of(spec)
-        rows = value.reshape(grid.rows, grid.columns)
+        layout = Layout.of(spec)
+        rows = value.reshape(layout.rows, layout.columns)
         steps: NDArray[np.float32] = (np.abs(rows).max(axis=1) / np.float32(_LEVELS)).astype("<f4")
         safe = np.where(steps > 0, steps, 1)[:, None]
         levels = np.clip(np.rint(rows / safe), -_LEVELS, _LEVELS)
@@ -31,13 +31,13 @@ class Int8:
 
     def decode(self, spec: TensorSpec, data: bytes) -> NDArray[np.float32]:
         """Read a tensor; see :class:`mediclip.exchange.codec.Codec`."""
-        grid = Grid.of(spec)
-        head = 4 * grid.rows
-        symbols = unpack_symbols(data[head:], grid.size) if len(data) > head else None
+        layout = Layout.of(spec)
+        head = 4 * layout.rows
+        symbols = unpack_symbols(data[head:], layout.size) if len(data) > head else None
         if symbols is None:
             raise unreadable(spec, self.name)
         steps = np.frombuffer(data[:head], "<f4")[:, None]
-        rows = symbols.reshape(grid.rows, grid.columns)
+        rows = symbols.reshape(layout.rows, layout.columns)
         with np.errstate(over="ignore", invalid="ignore"):
             values: NDArray[np.float32] = np.multiply(rows, steps, dtype=np.float32)
         return values.reshape(spec.shape)

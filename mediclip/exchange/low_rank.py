@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from mediclip.exchange.codec import Grid, unreadable
+from mediclip.exchange.codec import Layout, unreadable
 from mediclip.exchange.symbols import entropy, pack_symbols, unpack_symbols
 from mediclip.exchange.two_bit import BITS, OVERHEAD, TwoBit
 from mediclip.model.trainables import TensorSpec
@@ -50,12 +50,12 @@ class LowRank:
             return self._encode(spec, value, rank)
 
     def _encode(self, spec: TensorSpec, value: NDArray[np.float32], rank: int) -> bytes:
-        grid = Grid.of(spec)
+        layout = Layout.of(spec)
         top = np.abs(value).max() or np.float32(1)
-        matrix = value.reshape(grid.rows, grid.columns) / top
+        matrix = value.reshape(layout.rows, layout.columns) / top
         left, right = _factors(matrix, rank, spec.name)
         spread = float(np.sqrt((np.square(left).sum() + np.square(right).sum()) / (left.size + right.size)))
-        step, budget = _FINEST * (spread or 1.0), OVERHEAD + BITS * grid.size / 8
+        step, budget = _FINEST * (spread or 1.0), OVERHEAD + BITS * layout.size / 8
         while entropy(_joined(left, right, step)) * (left.size + right.size) > 8 * budget:
             step *= _WIDEN
         while True:
@@ -76,14 +76,14 @@ class LowRank:
         rank = rank_of(spec)
         if not rank:
             return _SMALL.decode(spec, data)
-        grid = Grid.of(spec)
-        symbols = unpack_symbols(data[4:], rank * (grid.rows + grid.columns)) if len(data) > 4 else None
+        layout = Layout.of(spec)
+        symbols = unpack_symbols(data[4:], rank * (layout.rows + layout.columns)) if len(data) > 4 else None
         if symbols is None:
             raise unreadable(spec, self.name)
         scale = np.frombuffer(data[:4], "<f4")
         factors = symbols.astype(np.float32)
-        left = factors[: rank * grid.rows].reshape(grid.rows, rank)
-        right = factors[rank * grid.rows :].reshape(grid.columns, rank)
+        left = factors[: rank * layout.rows].reshape(layout.rows, rank)
+        right = factors[rank * layout.rows :].reshape(layout.columns, rank)
         with np.errstate(over="ignore", invalid="ignore"):
             values: NDArray[np.float32] = np.multiply(left @ right.T, scale, dtype=np.float32)
         return values.reshape(spec.shape)
@@ -94,11 +94,11 @@ def rank_of(spec: TensorSpec) -> int:
 
     It is at most 1,024: with entries of at most 128 the sums of the product stay below 2²⁴.
     """
-    grid = Grid.of(spec)
-    if min(grid.rows, grid.columns) < 2:
+    layout = Layout.of(spec)
+    if min(layout.rows, layout.columns) < 2:
         return 0
-    affordable = BITS * grid.size / (_SYMBOL_BITS * (grid.rows + grid.columns))
-    return int(min(affordable, grid.rows, grid.columns, 1024))
+    affordable = BITS * layout.size / (_SYMBOL_BITS * (layout.rows + layout.columns))
+    return int(min(affordable, layout.rows, layout.columns, 1024))
 
 
 def _factors(matrix: _Matrix, rank: int, name: str) -> tuple[_Matrix, _Matrix]:

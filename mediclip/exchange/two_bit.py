@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mediclip.exchange.codec import Grid, unreadable
+from mediclip.exchange.codec import Layout, unreadable
 from mediclip.exchange.symbols import entropy, pack_symbols, unpack_symbols
 from mediclip.model.trainables import TensorSpec
 
@@ -46,7 +46,7 @@ class TwoBit:
 
     def decode(self, spec: TensorSpec, data: bytes) -> NDArray[np.float32]:
         """Read a tensor; see :class:`mediclip.exchange.codec.Codec`."""
-        symbols = unpack_symbols(data[4:], Grid.of(spec).size) if len(data) > 4 else None
+        symbols = unpack_symbols(data[4:], Layout.of(spec).size) if len(data) > 4 else None
         if symbols is None:
             raise unreadable(spec, self.name)
         step = np.frombuffer(data[:4], "<f4")

@@ -26,7 +26,7 @@ from tests.deployment import (
     tensors_of,
     wait_until,
 )
-from tests.tiny import largest_difference, tiny_backbone, tiny_plan, tiny_recipe
+from tests.tiny import largest_difference, tiny_backbone, tiny_plan, tiny_recipe, tiny_schema
 
 pytestmark = pytest.mark.slow
 
@@ -52,13 +52,13 @@ def deploy(write_federation, tmp_path):
     return make
 
 
-def in_process(folder, kits, rounds):
+def in_process(folder, kits, rounds, **changes):
     opened = [Site.open(load_site_settings(kit / "site.toml"), tiny_backbone()) for kit in kits]
-    return run_in_process(tiny_plan(folder, rounds=rounds), opened).tensors
+    return run_in_process(tiny_plan(folder, rounds=rounds, **changes), opened).tensors
 
 
 def test_three_sites_stopped_and_resumed_get_the_tensors_of_the_in_process_engine(deploy, tmp_path):
-    federation, kits = deploy(["north", "south", "west"], 3)
+    federation, kits = deploy(["north", "south", "west"], 3, codec="low-rank")
     out, log = tmp_path / "run", tmp_path / "run.log"
     with running_sites(kits):
         with coordinator(federation, out) as process:
@@ -76,9 +76,11 @@ def test_three_sites_stopped_and_resumed_get_the_tensors_of_the_in_process_engin
     assert (status.phase, status.round, status.refused) == ("finished", 3, {})
     assert json.loads("{" + log.read_text().rpartition("\n{")[2])["phase"] == "finished"
     assert [entry["round"] for entry in History(out / HISTORY).read()] == [1, 2, 3]
-    assert (
-        largest_difference(tensors_of(out / "final.safetensors"), in_process(tmp_path / "here", kits, 3))
-        <= 1e-5
+    here = in_process(tmp_path / "here", kits, 3, codec="low-rank")
+    assert largest_difference(tensors_of(out / "final.safetensors"), here) <= 1e-5
+    whole = 3 * 4 * tiny_schema().size()
+    assert all(
+        entry["bytes_down"] + entry["bytes_up"] < 0.2 * whole for entry in History(out / HISTORY).read()
     )
     assert (out / "flower").stat().st_mode & 0o077 == 0
 
