@@ -80,6 +80,28 @@ class PromptSettings(Settings):
         return self.normal if class_name == "normal" else self.abnormal
 
 
+class MemorySettings(Settings):
+    """A site's own memory of normal tokens, beside the text map (:mod:`mediclip.model.memory`).
+
+    Attributes:
+        images: Support images that are remembered at most; further ones are left out.
+        neighbourhood: Side of the square of tokens that are averaged before they are compared: 1, 3 or 5.
+        radius: How many tokens away from its own place a token may find its like, since organs are aligned.
+        text_weight: Weight of the standardised text map beside the standardised distances; 0 leaves it out.
+        diffuse_tokens: Tokens of the first tap that are remembered for changes without a focus; 0 leaves
+            them out.
+        views: Moved copies of each support image on which the text map is standardised, which has seen the
+            images themselves; 0 takes the images.
+    """
+
+    images: Annotated[int, Field(ge=2, le=64)] = 64
+    neighbourhood: Literal[1, 3, 5] = 3
+    radius: Annotated[int, Field(ge=0, le=3)] = 1
+    text_weight: Annotated[float, Field(ge=0, le=4)] = 0.5
+    diffuse_tokens: Annotated[int, Field(ge=0, le=8192)] = 1024
+    views: Annotated[int, Field(ge=0, le=16)] = 4
+
+
 class Recipe(Settings):
     """How a detector is made from a few normal images.
 
@@ -108,6 +130,9 @@ class Recipe(Settings):
         bank_refresh: Steps after which one batch of those views is made anew, in turn; 0 keeps them all.
         adapter_rank: Rank of the change that the adapters learn; 0 leaves them fixed, so that prompts alone
             train. Left out, they train as a whole, as published. Fewer values need less noise to hide in.
+        top_share: Share in [0, 1) of the map's highest values whose mean is the image score; 0 takes the
+            maximum, as published.
+        memory: The site's own memory of normal tokens; left out, the text map decides alone, as published.
     """
 
     name: str
@@ -129,6 +154,8 @@ class Recipe(Settings):
     bank_views: Annotated[int, Field(ge=0, le=4096)] = 0
     bank_refresh: Annotated[int, Field(ge=0)] = 0
     adapter_rank: Annotated[int, Field(ge=0, le=64)] | None = None
+    top_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    memory: MemorySettings | None = None
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

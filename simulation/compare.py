@@ -11,10 +11,12 @@ from mediclip.data.preprocess import Preprocess
 from mediclip.evaluation.duplicates import Fingerprint
 from mediclip.evaluation.predict import Prediction, Summary, predict, predict_cases, summarise
 from mediclip.evaluation.prediction import Metrics
+from mediclip.model.network import MediClip
 from mediclip.reports.comparison_report import ALL_SITES, MethodResult, RoundCurve, write_comparison_page
 from mediclip.reports.page import Tile
 from mediclip.training.checkpoint import versions, write_atomically
-from simulation.experiment import REPORT_FILE, RESULT_FILE, Experiment, OnPhase, Trained, network_names
+from simulation.experiment import REPORT_FILE, RESULT_FILE, Experiment, OnPhase, Trained
+from simulation.site_memory import networks_to_test
 
 _SHOWN: Final[tuple[str, ...]] = ("untrained", "federated", "centralised")
 _COUNTS: Final = ("n_normal", "n_abnormal")
@@ -78,6 +80,16 @@ def mean_summary(summaries: Sequence[Summary]) -> Summary:
     return cast("Summary", {**_mean(plain), "deduplicated": _mean([s["deduplicated"] for s in summaries])})
 
 
+def _tested(experiment: Experiment, trained: Trained, set_name: str) -> dict[str, MediClip]:
+    """Name the detectors of a set, with their memories, which are built once."""
+    if set_name not in trained.tested:
+        settings = experiment.settings
+        trained.tested[set_name] = networks_to_test(
+            experiment.scenario, set_name, trained.networks, settings.methods, seed=settings.seed
+        )
+    return trained.tested[set_name]
+
+
 def _mean(parts: Sequence[Metrics]) -> Metrics:
     means: dict[str, Any] = {}
     for key, first in parts[0].items():
@@ -108,13 +120,10 @@ def predict_set(
     Returns:
         Predictions by the network's name.
     """
-    scenario = experiment.scenario
     preprocess = Preprocess(experiment.recipe.image_size, experiment.recipe.policies)
-    names = network_names(scenario, set_name, experiment.settings.methods)
-    networks = {name: trained.networks[name] for name in names}
     return predict(
-        networks,
-        scenario.datasets[set_name].test,
+        _tested(experiment, trained, set_name),
+        experiment.scenario.datasets[set_name].test,
         preprocess,
         support=known,
         on_batch=lambda done, total: on_phase(f"testing on {set_name}", done, total, ""),
@@ -130,8 +139,8 @@ def judge_set(
     sites = experiment.scenario.sites_of(set_name)
     results = []
     for method in experiment.settings.methods:
-        if method == "local":
-            by_site = {site.name: summaries[f"local/{site.name}"] for site in sites}
+        if f"{method}/{sites[0].name}" in summaries:
+            by_site = {site.name: summaries[f"{method}/{site.name}"] for site in sites}
             whole = mean_summary(list(by_site.values()))
         else:
             whole = summaries[method]
@@ -189,13 +198,16 @@ def _write_report(
     scenario = experiment.scenario
     preprocess = Preprocess(experiment.recipe.image_size, experiment.recipe.policies)
     groups = []
+    shown = [method for method in _SHOWN if method in experiment.settings.methods]
     # The scans to show are chosen by the federated score, so without one none are shown.
     for name, dataset in scenario.datasets.items() if trained.federated is not None else ():
-        networks = {shown: trained.networks[shown] for shown in _SHOWN if shown in trained.networks}
+        # Of a method that gives each site a detector of its own, the first site's stands for it.
+        tested = _tested(experiment, trained, name)
+        names: dict[str, str] = {m: next(n for n in tested if n.partition("/")[0] == m) for m in shown}
+        maps = {method: tested[of] for method, of in names.items()}
+        chosen = predictions[name][names["federated"]]
         each = 4 if len(scenario.datasets) == 1 else 2
-        groups += list(
-            predict_cases(networks, dataset.test, preprocess, predictions[name]["federated"], each=each)
-        )
+        groups += list(predict_cases(maps, dataset.test, preprocess, chosen, each=each))
     facts = {k: str(v) for k, v in document.items() if k not in {"schema", "rows", "versions"}}
     facts |= {f"version of {name}": version for name, version in versions().items()}
     tiles = []

@@ -8,7 +8,7 @@ many.
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import InitVar, asdict, dataclass, field
 from functools import partial
@@ -91,10 +91,12 @@ class Trained:
     Attributes:
         networks: ``untrained``, ``federated``, ``centralised`` and ``local/SITE``, those that were wanted.
         federated: What the federated run left, if it was wanted.
+        tested: By set, the networks that are tested on it, with the memories of their sites.
     """
 
     networks: dict[str, MediClip]
     federated: FederatedResult | None
+    tested: dict[str, dict[str, MediClip]] = field(default_factory=dict)
 
 
 @dataclass
@@ -360,19 +362,6 @@ class Experiment:
                 "calibration": None,
             },
         )
-
-
-def network_names(
-    scenario: Scenario, set_name: str, methods: Sequence[MethodName] = METHODS
-) -> Mapping[str, MethodName]:
-    """Name the networks that are tested on a set, and the method that each belongs to."""
-    names: dict[str, MethodName] = {}
-    for method in methods:
-        if method == "local":
-            names |= {f"local/{site.name}": method for site in scenario.sites_of(set_name)}
-        else:
-            names[method] = method
-    return names
 
 
 def _read_json(path: Path) -> Any:  # noqa: ANN401 - whatever JSON can hold

@@ -1,12 +1,16 @@
 """``mediclip evaluate``: what a model is worth on a test set."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mediclip.cli import console, options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mediclip.evaluation.cases import CaseGroup
     from mediclip.evaluation.prediction import Prediction, Summary
 
 
@@ -17,6 +21,7 @@ def evaluate(
     out: options.Out,
     backbone: options.OtherBackbone = None,
     policy: options.Policy = None,
+    level: options.Level = 0.05,
     device: options.Device = "cpu",
     modality: options.Modality = None,
     body_part: options.BodyPart = None,
@@ -29,12 +34,12 @@ def evaluate(
     Example:  mediclip evaluate --model runs/brain/model.safetensors --data brainmri --out runs/brain
     """
     from mediclip.cli.loading import load_detector, open_test_set
+    from mediclip.cli.verdict import describe_verdict, judge_decisions
     from mediclip.data.dicom_tree import TreeChoice
     from mediclip.data.preprocess import load_images
     from mediclip.evaluation.duplicates import fingerprint
     from mediclip.evaluation.predict import predict, predict_cases, summarise
     from mediclip.reports.evaluation_report import write_evaluation_page
-    from mediclip.reports.figures import display_range, overlay
     from mediclip.training.checkpoint import versions, write_atomically
 
     choice = TreeChoice.of(modality, body_part, view, labels)
@@ -47,6 +52,7 @@ def evaluate(
             {"detector": network}, dataset.test, preprocess, support=known, on_batch=bar
         ).values()
     summary = summarise(prediction, seed=int(facts.get("seed", 0)))
+    decided = judge_decisions(detector, prediction, level)
     groups = predict_cases({"detector": network}, dataset.test, preprocess, prediction)
 
     folder = console.make_folder(out)
@@ -63,13 +69,7 @@ def evaluate(
         "taps": list(network.taps),
         "versions": versions(),
     }
-    cases = [case for group in groups for case in group.cases]
-    maps = [one for case in cases for one in case.maps.values()]
-    value_range = display_range(maps)
-    pictures = console.make_folder(folder / "overlays")
-    for case in cases:
-        picture = overlay(case.image, case.maps["detector"], case.mask, value_range=value_range, scale=2)
-        picture.save(pictures / f"{case.title.replace(' ', '-')}.png")
+    _write_overlays(console.make_folder(folder / "overlays"), groups)
     rows = [
         json.dumps({"index": i, "score": round(float(s), 6), "label": int(y)})
         for i, (s, y) in enumerate(zip(prediction.scores, prediction.labels, strict=True))
@@ -81,17 +81,30 @@ def evaluate(
         summary=summary,
         prediction=prediction,
         groups=groups,
+        calibration=detector.calibration,
+        decisions=decided,
         command=console.command_line(),
         facts={key: str(value) for key, value in described.items() if key != "versions"}
         | {f"version of {name}": version for name, version in versions().items()},
     )
-    metrics = {"schema": 1, **summary, **described}
+    metrics = {"schema": 1, **summary, "decisions": None if decided is None else asdict(decided), **described}
     write_atomically(folder / "metrics.json", json.dumps(metrics, indent=2).encode())
     if as_json:
         console.print_json(metrics)
         return
     console.tell_left_out(dataset.left_out)
     _print(summary, prediction, folder, dataset.name)
+    console.out.print(describe_verdict(detector, decided), soft_wrap=True)
+
+
+def _write_overlays(pictures: Path, groups: "Sequence[CaseGroup]") -> None:
+    from mediclip.reports.figures import display_range, overlay
+
+    cases = [case for group in groups for case in group.cases]
+    value_range = display_range([one for case in cases for one in case.maps.values()])
+    for case in cases:
+        picture = overlay(case.image, case.maps["detector"], case.mask, value_range=value_range, scale=2)
+        picture.save(pictures / f"{case.title.replace(' ', '-')}.png")
 
 
 def _print(summary: "Summary", prediction: "Prediction", folder: Path, name: str) -> None:

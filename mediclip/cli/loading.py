@@ -9,18 +9,30 @@ from mediclip.data.policies import check_same, parse_choices
 from mediclip.data.preprocess import Preprocess
 from mediclip.data.samples import Dataset
 from mediclip.errors import CheckpointError, ManifestError
+from mediclip.evaluation.calibration import Calibration
 from mediclip.model.backbone import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.training.checkpoint import ModelFile, load_model
+from mediclip.training.private import stored_calibration, stored_memory
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A model file with its backbone, ready to use."""
+    """A model file with its backbone, ready to use.
+
+    Attributes:
+        network: The detector, with the site's memory where the file has one.
+        preprocess: How its images are read.
+        file: The file.
+        calibration: The site's calibration, if there is one and it holds for this model and preprocessing.
+        is_void: Whether the file has a calibration that does not hold.
+    """
 
     network: MediClip
     preprocess: Preprocess
     file: ModelFile
+    calibration: Calibration | None
+    is_void: bool
 
 
 def load_detector(
@@ -59,7 +71,14 @@ def load_detector(
         raise CheckpointError(message)
     preprocess = Preprocess.from_settings(stored)
     check_same(preprocess.policies, parse_choices(policy), name="--policy")
-    return Detector(network.eval(), preprocess, file)
+    memory = stored_memory(file)
+    if memory is not None:
+        network.memory = memory.to(loaded.device)
+    found = stored_calibration(file)
+    holds = found is not None and found.holds_for(model=file.digest(), preprocess=preprocess.digest())
+    return Detector(
+        network.eval(), preprocess, file, found if holds else None, found is not None and not holds
+    )
 
 
 def open_test_set(data: Path, preprocess: Preprocess, choice: TreeChoice) -> Dataset:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mediclip import __version__, bundle
-from mediclip.cli import console, evaluate, export, inspect, score, train, verify
+from mediclip.cli import calibrate, console, evaluate, export, inspect, remember, score, train, verify
 from mediclip.errors import FederationError, MediClipError
 
 _COMMANDS = {"pretrain": "simulation.pretraining.cli"}
@@ -48,6 +48,8 @@ def build() -> typer.Typer:
     app.command("train")(train.train)
     app.command("evaluate")(evaluate.evaluate)
     app.command("score")(score.score)
+    app.command("calibrate")(calibrate.calibrate)
+    app.command("remember")(remember.remember)
     app.command("export")(export.export)
     app.command("inspect")(inspect.inspect)
     app.command("verify")(verify.verify)

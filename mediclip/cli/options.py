@@ -35,6 +35,9 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
 Device = Annotated[str, typer.Option(help="Torch device: cpu or cuda.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script, and no progress bar.")]
 Recipe = Annotated[str, typer.Option(help="reference (as published), default, or a TOML file.")]
+Level = Annotated[
+    float, typer.Option(help="Wanted false-positive rate of a calibrated decision.", min=0.001, max=0.5)
+]
 Taps = Annotated[
     str | None,
     typer.Option(help="Tapped layers, such as 6,9,12. [dim]Default: a half, three quarters and the end.[/]"),

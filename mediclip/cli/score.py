@@ -5,7 +5,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,7 @@ def score(
     out: options.Out,
     backbone: options.OtherBackbone = None,
     policy: options.Policy = None,
+    level: options.Level = 0.05,
     device: options.Device = "cpu",
     modality: options.Modality = None,
     body_part: options.BodyPart = None,
@@ -37,7 +38,9 @@ def score(
 ) -> None:
     """Score images: one JSON line each on standard output, OUT/scores.jsonl and an overlay each.
 
-    Every image is read before anything is written: one that cannot be used ends the command.
+    A model that was calibrated also gives a p-value and a decision: normal, abnormal, or uncertain where the
+    calibration is too small to tell. Every image is read before anything is written: one that cannot be used
+    ends the command.
 
     Example:  mediclip score --model runs/brain/model.safetensors scan-1.png scan-2.png --out runs/scores
     """
@@ -45,13 +48,14 @@ def score(
 
     from mediclip.cli.loading import load_detector
     from mediclip.data.dicom_tree import TreeChoice
-    from mediclip.model.anomaly_map import image_score
     from mediclip.reports.figures import display_range, overlay
     from mediclip.training.checkpoint import write_atomically
 
     choice = TreeChoice.of(modality, body_part, view, None)
     detector = load_detector(model, backbone=backbone, device=device, policy=policy)
     chosen = _listed(images, choice, detector.preprocess)
+    if detector.is_void:
+        console.err.print("The model has changed since it was calibrated: no decisions; calibrate it again.")
     with console.progress("Reading") as bar:
         for index, (path, frame) in enumerate(chosen):
             detector.preprocess.load_file(path, name=f"image {index}", frame=frame)
@@ -62,12 +66,16 @@ def score(
         for index, (path, frame) in enumerate(chosen):
             image = detector.preprocess.load_file(path, name=f"image {index}", frame=frame)
             with torch.inference_mode():
-                found = detector.network(torch.from_numpy(image).unsqueeze(0))
-            value = float(image_score(found)[0])
-            anomaly_map = found[0].float().cpu().numpy()
+                said = detector.network.judge(detector.network.tokens(torch.from_numpy(image).unsqueeze(0)))
+            value = float(said.scores[0])
+            anomaly_map = said.maps[0].float().cpu().numpy()
             name = f"overlay-{index:04d}.png"
             overlay(image, anomaly_map, value_range=display_range([anomaly_map]), scale=2).save(folder / name)
-            lines.append(json.dumps({"index": index, "score": round(value, 6), "overlay": name}))
+            line: dict[str, Any] = {"index": index, "score": round(value, 6)}
+            if detector.calibration is not None:
+                line["p"] = round(float(detector.calibration.p_values([value])[0]), 6)
+                line["decision"] = detector.calibration.decide(value, level)
+            lines.append(json.dumps({**line, "overlay": name}))
             sys.stdout.write(lines[-1] + "\n")
             bar(index + 1, len(chosen))
     write_atomically(folder / "scores.jsonl", ("\n".join(lines) + "\n").encode())

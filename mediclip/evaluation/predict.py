@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mediclip.data.preprocess import Preprocess, iter_images
 from mediclip.data.samples import Sample, has_masks
@@ -15,7 +14,7 @@ from mediclip.evaluation.cases import Case, CaseGroup, choose_cases, positions_o
 from mediclip.evaluation.duplicates import CopyFilter, Fingerprint, fingerprint
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.evaluation.prediction import Prediction, Summary, pool, summarise
-from mediclip.model.anomaly_map import image_score
+from mediclip.model.memory import Judgement
 from mediclip.model.network import MediClip
 
 __all__ = ["Prediction", "Summary", "pool", "predict", "predict_cases", "summarise"]
@@ -68,7 +67,7 @@ def predict(
                 first = networks[names[0]]
                 tokens = first.tokens(torch.from_numpy(images).to(first.backbone.device))
                 for name in names:
-                    collectors[name].add(networks[name].anomaly_map(tokens), batch, masks, keep_maps)
+                    collectors[name].add(networks[name].judge(tokens), batch, masks, keep_maps)
         unique += batch.unique.tolist()
         if on_batch is not None:
             on_batch(len(unique), len(samples))
@@ -115,10 +114,10 @@ class _Collector:
         return cls(PixelMetrics() if with_pixels else None, PixelMetrics() if with_pixels else None)
 
     def add(
-        self, result: Tensor, batch: _Batch, masks: NDArray[np.bool_] | None, keep_maps: Collection[int]
+        self, said: Judgement, batch: _Batch, masks: NDArray[np.bool_] | None, keep_maps: Collection[int]
     ) -> None:
-        self.scores += image_score(result).tolist()
-        maps: NDArray[np.float32] = result.float().cpu().numpy()  # (B, S, S)
+        self.scores += said.scores.tolist()
+        maps: NDArray[np.float32] = said.maps.float().cpu().numpy()  # (B, S, S)
         for sample, one in zip(batch.samples, maps, strict=True):
             if sample.index in keep_maps:
                 self.maps[sample.index] = one.copy()

@@ -1,5 +1,6 @@
 """From adapted tokens and text features to a map of probabilities and a score."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,19 @@ def class_probabilities(adapted: Sequence[Tensor], text: Tensor, size: int) -> T
     return full.softmax(dim=1)
 
 
-def image_score(maps: Tensor) -> Tensor:
-    """Take the maximum of each anomaly map: ``(B, S, S)`` in [0, 1] to ``(B,)``."""
-    return maps.amax(dim=(1, 2))
+def image_score(maps: Tensor, top_share: float = 0.0) -> Tensor:
+    """Sum each map up in one number.
+
+    Args:
+        maps: ``(B, H, W)``.
+        top_share: Share in [0, 1) of the highest values to average, rounded down but at least one; 0 takes
+            the maximum.
+
+    Returns:
+        ``(B,)``, in the range of the maps.
+    """
+    if top_share == 0:
+        return maps.amax(dim=(1, 2))
+    flat = maps.flatten(1)
+    count = max(1, math.floor(top_share * flat.shape[1]))
+    return flat.topk(count, dim=1).values.mean(1)

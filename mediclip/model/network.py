@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from mediclip.config import Recipe
 from mediclip.errors import SettingsError
 from mediclip.model.adapter import Adapter
-from mediclip.model.anomaly_map import class_probabilities
+from mediclip.model.anomaly_map import class_probabilities, image_score
 from mediclip.model.backbone import Backbone
 from mediclip.model.contrast import contrast, enlarge, upsampling_matrix
+from mediclip.model.memory import Judgement, NormalityMemory
 from mediclip.model.prompts import PromptLearner
 from mediclip.model.trainables import Trainables, check_trainables, initial_trainables, schema_for
 
@@ -28,7 +29,10 @@ class MediClip(nn.Module):
         recipe: How it is trained and used.
         taps: Tapped blocks, 1-based.
         schema: What may leave a site: exactly the tensors that :meth:`trainables` gives.
+        memory: A site's own memory, private to it and no part of :meth:`trainables`; None without one.
     """
+
+    memory: NormalityMemory | None
 
     def __init__(self, backbone: Backbone, recipe: Recipe, taps: Sequence[int] | None = None) -> None:
         """Build the detector.
@@ -59,6 +63,7 @@ class MediClip(nn.Module):
         self.prompt = PromptLearner(backbone, recipe)
         self.schema = schema_for(shapes, self.taps, recipe.prompts, adapter_rank=recipe.adapter_rank)
         self.to(backbone.device)
+        self.memory = None
         self._text_cache: tuple[tuple[tuple[int, int], ...], Tensor] | None = None
         with torch.no_grad():
             for parameter in self.parameters():
@@ -80,12 +85,13 @@ class MediClip(nn.Module):
         return {t.name: values[t.name].detach().cpu().numpy().copy() for t in self.schema.tensors}
 
     def load(self, values: Mapping[str, NDArray[np.generic]]) -> None:
-        """Set the trained tensors.
+        """Set the trained tensors; a memory belongs to those before and is given up.
 
         Raises:
             SchemaError: If they are not exactly those of the schema, or not finite. Nothing is changed then.
         """
         check_trainables(self.schema, values)
+        self.memory = None
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 # A copy, since what came over the network may be read-only, which torch warns of.
@@ -127,6 +133,20 @@ class MediClip(nn.Module):
             grid = self.contrast(tokens)
             return enlarge(grid, *self.upsampling(grid.shape[1:])).sigmoid()
         return self.probabilities(tokens)[:, 1]
+
+    def judge(self, tokens: Sequence[Tensor]) -> Judgement:
+        """Say how abnormal images are: the one way from tokens to the scores that anybody sees.
+
+        Args:
+            tokens: One ``(B, h, w, C)`` tensor a tap.
+
+        Returns:
+            Maps and scores, of text and memory together where there is a memory, else of the text map alone.
+        """
+        if self.memory is not None:
+            return self.memory.judge(tokens, self.contrast(tokens), self.recipe.image_size)
+        maps = self.anomaly_map(tokens)
+        return Judgement(maps, image_score(maps, self.recipe.top_share))
 
     def forward(self, images: Tensor) -> Tensor:
         """Map grey images, ``(B, S, S)`` in [0, 1], to the probability of *abnormal*, ``(B, S, S)``."""

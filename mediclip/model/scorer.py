@@ -15,7 +15,7 @@ class Scorer(nn.Module):
     """Scores and maps of grey images, in float32, with all that does not depend on the image worked out.
 
     Prompts and text tower are two columns, the adapters plain linear maps, the normalisation a part of the
-    first convolution.
+    first convolution. A site's memory is private and stays out: the text map decides alone.
 
     Args:
         network: The trained detector.
@@ -40,6 +40,7 @@ class Scorer(nn.Module):
             )
             raise BackboneError(message)
         visual: Any = backbone.visual
+        self.top_share = network.recipe.top_share
         self.size = network.recipe.image_size
         self.taps = network.taps
         self.blocks = blocks[: self.taps[-1]]
@@ -83,4 +84,4 @@ class Scorer(nn.Module):
         layers = [(self.get_buffer(f"adapter_{t}"), self.get_buffer(f"offset_{t}")) for t in self.taps]
         grid = contrast(layers, tapped, self.get_buffer("text"))
         maps = enlarge(grid, self.get_buffer("rows"), self.get_buffer("columns")).sigmoid()
-        return image_score(maps), maps
+        return image_score(maps, self.top_share), maps

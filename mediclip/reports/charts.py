@@ -53,6 +53,24 @@ def roc_chart(curves: Mapping[str, RocCurve]) -> Markup:
     return frame.svg(f"ROC curve of {', '.join(curves)}")
 
 
+def reliability_chart(p_values: NDArray[np.float64]) -> Markup:
+    """Draw how often normal images were called abnormal, against how often that was allowed.
+
+    Args:
+        p_values: ``(N,)`` in (0, 1] of normal test images; N is at least 1.
+
+    Returns:
+        An SVG element; a calibration that holds stays near the diagonal, a cautious one below it.
+    """
+    levels = np.concatenate(([0.0], np.unique(p_values), [1.0]))
+    realised = np.searchsorted(np.sort(p_values), levels, side="right") / len(p_values)
+    frame = Frame((0, 1), (0, 1), "wanted false-positive rate", "realised", plot_height=280)
+    frame.line([(0, 0), (1, 1)], "chance", text="what was asked for")
+    points = zip(levels.tolist(), realised.tolist(), strict=True)
+    frame.line(points, f"curve s{_ACCENT}", text="realised on normal test scans")
+    return frame.svg("Realised against wanted false-positive rate")
+
+
 def score_histogram(labels: NDArray[np.bool_], scores: NDArray[np.float64], *, bins: int = 28) -> Markup:
     """Draw how the scores of both classes are spread, each class as shares of itself.
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mediclip.evaluation.calibration import Calibration, RealisedDecisions
 from mediclip.evaluation.cases import Case, CaseGroup
 from mediclip.evaluation.image_metrics import roc_curve
 from mediclip.evaluation.prediction import Prediction, Summary
-from mediclip.reports.charts import roc_chart, score_histogram
+from mediclip.reports.charts import reliability_chart, roc_chart, score_histogram
 from mediclip.reports.figures import display_range, grey_picture, overlay
 from mediclip.reports.metric_text import METRIC_TITLES, describe_rank, measure
 from mediclip.reports.page import (
@@ -35,6 +36,8 @@ def write_evaluation_page(
     groups: Sequence[CaseGroup],
     command: str,
     facts: Mapping[str, str],
+    calibration: Calibration | None = None,
+    decisions: RealisedDecisions | None = None,
 ) -> None:
     """Write the report of one detector.
 
@@ -46,6 +49,8 @@ def write_evaluation_page(
         groups: Scans to show, each with the map of one detector.
         command: What was typed.
         facts: Recipe, seed, backbone, versions: whatever makes the numbers again.
+        calibration: The detector's calibration, if it has one.
+        decisions: What that did on this test set.
     """
     maps = [m for group in groups for case in group.cases for m in case.maps.values()]
     value_range = display_range(maps) if maps else None
@@ -55,6 +60,8 @@ def write_evaluation_page(
         _charts(prediction),
         _table(summary, len(prediction.unique) - int(prediction.unique.sum())),
     ]
+    if calibration is not None and decisions is not None:
+        sections.insert(2, _decisions(prediction, calibration, decisions))
     if value_range is not None:
         cards = [
             CardGroup(g.title, [_card(c, prediction, value_range) for c in g.cases], g.note) for g in groups
@@ -98,6 +105,25 @@ def _charts(prediction: Prediction) -> Charts:
         note = "Every threshold is a point: abnormal scans found, against normal ones flagged in error."
         charts.insert(0, Chart("ROC curve", roc_chart({"detector": curve}), note))
     return Charts("How well the scores separate", charts=charts)
+
+
+def _decisions(prediction: Prediction, calibration: Calibration, decided: RealisedDecisions) -> Charts:
+    normals = prediction.scores[~prediction.labels]
+    low, high = decided.expected_interval
+    note = (
+        f"Calibrated on {decided.n_calibration} normal scans of this site. At {decided.level:.0%} the "
+        f"realised rate should lie in [{low:.3f}, {high:.3f}] with 90 % probability; {decided.uncertain} "
+        "test scans are uncertain, since so few scans allow no more."
+    )
+    if decided.rate is not None and decided.rate_interval is not None and high > 0:
+        below, above = decided.rate_interval
+        note += f" It was {decided.rate:.3f} [{below:.3f}, {above:.3f}]."
+    if decided.sensitivity is not None and decided.f1 is not None and high > 0:
+        note += f" Sensitivity {decided.sensitivity:.3f}, F1 {decided.f1:.3f}."
+    charts = (
+        [Chart("Reliability", reliability_chart(calibration.p_values(normals)), note)] if len(normals) else []
+    )
+    return Charts("Decisions at a wanted false-positive rate", charts=charts)
 
 
 def _table(summary: Summary, n_copies: int) -> Table:

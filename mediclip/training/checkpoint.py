@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from mediclip.model.trainables import Trainables
 FORMAT = 1
 _KEY = "mediclip"
 _DIGEST = "sha256"
+PRIVATE = "private"
+"""What is made of a site's own scans: a prefix of tensors' names, and a key of the facts."""
 # A type that NumPy lacks, a file that goes away while it is read, JSON nested past the parser's depth.
 _UNREADABLE = (AttributeError, OSError, RecursionError)
 
@@ -39,6 +41,8 @@ class ModelFile:
         backbone_spec: What the backbone was loaded from where the model was made.
         backbone_sha256: Digest that a backbone must have to be used with it.
         facts: Everything else that was stored: versions, preprocessing, seed and shots.
+        private_tensors: What is made of the site's own scans and must not leave it; empty in a file to share.
+        private_facts: Plain values that belong to those.
     """
 
     tensors: Trainables
@@ -47,6 +51,19 @@ class ModelFile:
     backbone_spec: str
     backbone_sha256: str
     facts: dict[str, Any]
+    private_tensors: dict[str, NDArray[Any]] = field(default_factory=dict)
+    private_facts: dict[str, Any] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Digest what decides a score: tensors, memory, recipe, taps and backbone."""
+        decisive = {
+            "recipe": self.recipe.digest(),
+            "taps": self.taps,
+            "backbone": self.backbone_sha256,
+            "memory": self.private_facts.get("memory"),
+        }
+        tensors = {**self.tensors, **{f"{PRIVATE}.{n}": v for n, v in self.private_tensors.items()}}
+        return _content_digest(json.dumps(decisive, sort_keys=True), tensors)
 
 
 class _BackboneName(BaseModel):
@@ -116,6 +133,8 @@ def save_model(
     taps: tuple[int, ...],
     backbone: Mapping[str, str],
     facts: Mapping[str, Any],
+    private_tensors: Mapping[str, NDArray[np.generic]] | None = None,
+    private_facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model file that stands alone.
 
@@ -126,6 +145,8 @@ def save_model(
         taps: Tapped blocks.
         backbone: ``spec`` and ``sha256`` of the backbone.
         facts: What else to keep: preprocessing, seed, shots, steps.
+        private_tensors: What is made of the site's own scans; it is marked so in the file.
+        private_facts: Plain values that belong to those.
     """
     stored = {
         "format": FORMAT,
@@ -135,7 +156,37 @@ def save_model(
         "versions": versions(),
         **facts,
     }
-    save_tensors(path, tensors, stored)
+    if private_tensors or private_facts:
+        stored[PRIVATE] = dict(private_facts or {})
+    marked = {f"{PRIVATE}.{name}": value for name, value in (private_tensors or {}).items()}
+    save_tensors(path, {**tensors, **marked}, stored)
+
+
+def rewrite_model(
+    path: Path,
+    file: ModelFile,
+    *,
+    private_tensors: Mapping[str, NDArray[np.generic]] | None = None,
+    private_facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model that was read again, with other private parts or with none.
+
+    Args:
+        path: File to write; its folder must exist. It may be the one that was read.
+        file: What :func:`load_model` read; its own private parts are not written.
+        private_tensors: As for :func:`save_model`.
+        private_facts: As for :func:`save_model`.
+    """
+    save_model(
+        path,
+        file.tensors,
+        recipe=file.recipe,
+        taps=file.taps,
+        backbone={"spec": file.backbone_spec, "sha256": file.backbone_sha256},
+        facts=file.facts,
+        private_tensors=private_tensors,
+        private_facts=private_facts,
+    )
 
 
 def load_model(path: Path) -> ModelFile:
@@ -166,14 +217,20 @@ def load_model(path: Path) -> ModelFile:
             "does not; use it with the version that wrote it, or train again."
         )
         raise CheckpointError(message) from error
+    prefix = f"{PRIVATE}."
+    private_facts = facts.get(PRIVATE, {})
     return ModelFile(
-        tensors=tensors,
+        tensors={name: value for name, value in tensors.items() if not name.startswith(prefix)},
+        private_tensors={n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)},
+        private_facts=private_facts if isinstance(private_facts, dict) else {},
         recipe=recipe,
         taps=described.taps,
         backbone_spec=described.backbone.spec,
         backbone_sha256=described.backbone.sha256,
         facts={
-            name: value for name, value in facts.items() if name not in {"format", *_Description.model_fields}
+            name: value
+            for name, value in facts.items()
+            if name not in {"format", PRIVATE, *_Description.model_fields}
         },
     )
 

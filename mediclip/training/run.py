@@ -12,12 +12,15 @@ from mediclip.data.dicom_tree import TreeChoice
 from mediclip.data.manifest import open_dataset
 from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.support import draw_support
+from mediclip.evaluation.duplicates import image_digest
 from mediclip.model.backbone import load_backbone
+from mediclip.model.memory import build_memory
 from mediclip.model.network import MediClip
 from mediclip.training.batch import Progress
 from mediclip.training.batches import batch_source
 from mediclip.training.checkpoint import save_model, versions, write_atomically
 from mediclip.training.loop import OnStep, TrainResult, train
+from mediclip.training.private import private_parts
 
 MODEL_NAME = "model.safetensors"
 
@@ -53,8 +56,9 @@ class TrainedDetector:
         network: The detector.
         facts: What its model file says beside recipe, taps and backbone.
         result: Losses of all steps.
-        seconds: Wall time of encoding views and training.
+        seconds: Wall time of encoding views, training and remembering.
         left_out: How many files of the data folder are not in the set, for each reason.
+        support: Digests of the support images.
     """
 
     network: MediClip
@@ -62,6 +66,7 @@ class TrainedDetector:
     result: TrainResult
     seconds: float
     left_out: Mapping[str, int] = field(default_factory=dict)
+    support: tuple[str, ...] = ()
 
 
 def train_detector(
@@ -106,9 +111,11 @@ def train_detector(
         "seed": settings.seed,
         "steps": result.steps,
         "preprocess": preprocess.settings(),
-        "calibration": None,
     }
-    return TrainedDetector(network, facts, result, time.monotonic() - started, dataset.left_out)
+    if recipe.memory is not None:
+        network.memory = build_memory(network, support, seed=settings.seed)
+    digests = tuple(image_digest(image) for image in support)
+    return TrainedDetector(network, facts, result, time.monotonic() - started, dataset.left_out, digests)
 
 
 def write_run(folder: Path, trained: TrainedDetector, *, config: dict[str, Any], command: str) -> Path:
@@ -131,6 +138,7 @@ def write_run(folder: Path, trained: TrainedDetector, *, config: dict[str, Any],
     write_atomically(folder / "history.jsonl", ("\n".join(history) + "\n").encode())
     model = folder / MODEL_NAME
     backbone = {"spec": findable_spec(network.backbone.spec), "sha256": network.backbone.sha256}
+    private_tensors, private_facts = private_parts(network.memory, support=trained.support)
     save_model(
         model,
         network.trainables(),
@@ -138,6 +146,8 @@ def write_run(folder: Path, trained: TrainedDetector, *, config: dict[str, Any],
         taps=network.taps,
         backbone=backbone,
         facts=trained.facts,
+        private_tensors=private_tensors,
+        private_facts=private_facts,
     )
     return model
 

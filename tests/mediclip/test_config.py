@@ -34,7 +34,8 @@ def test_the_reference_recipe_is_the_published_one():
 def test_the_default_recipe_differs_from_the_reference_in_what_it_says_and_nothing_else():
     one, other = load_recipe("reference").model_dump(), load_recipe("default").model_dump()
     differing = {key for key in one if one[key] != other[key]}
-    assert differing == {"name", "causal_text", "trim_text", "lean", "precision", "bank_views"}
+    cheap = {"causal_text", "trim_text", "lean", "precision", "bank_views"}
+    assert differing == {"name", *cheap, "top_share", "memory"}
 
 
 @pytest.mark.parametrize(("shots", "steps"), [(1, 200), (8, 200), (9, 400), (16, 400), (32, 800)])

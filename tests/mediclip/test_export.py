@@ -30,7 +30,7 @@ def trained(backbone=None, **changes):
 def scored(network, images):
     with torch.inference_mode():
         maps = network(torch.from_numpy(images))
-    return image_score(maps).numpy(), maps.numpy()
+    return image_score(maps, network.recipe.top_share).numpy(), maps.numpy()
 
 
 @pytest.mark.slow

@@ -84,7 +84,8 @@ def test_scores_and_pixels_are_those_of_one_image_at_a_time(folder, detector):
     network = detector(1)
     prediction = predict({"one": network}, samples, PREPROCESS, batch_size=3)["one"]
     maps = one_by_one(network, samples)
-    np.testing.assert_allclose(prediction.scores, maps.max(axis=(1, 2)), atol=1e-6)
+    highest = np.sort(maps.reshape(len(maps), -1))[:, -int(0.05 * maps[0].size) :]  # as the recipe says
+    np.testing.assert_allclose(prediction.scores, highest.mean(1), atol=1e-6)
     np.testing.assert_array_equal(prediction.labels, [s.label == 1 for s in samples])
     exact = PixelMetrics()
     exact.update(maps, np.stack([PREPROCESS.load_mask(s) for s in samples]))
@@ -184,7 +185,8 @@ def test_cases_carry_the_maps_of_every_detector(folder, detector):
         assert case.label == sample.label
         assert (case.mask is None) == (sample.label == 0)
         np.testing.assert_array_equal(case.image, PREPROCESS.load_image(sample))
-        assert case.maps["first"].max() == pytest.approx(case.score, abs=1e-6)
+        highest = np.sort(case.maps["first"], axis=None)[-int(0.05 * case.image.size) :]
+        assert highest.mean() == pytest.approx(case.score, abs=1e-6)
         np.testing.assert_allclose(
             case.maps["second"], one_by_one(networks["second"], [sample])[0], atol=1e-6
         )

@@ -1,0 +1,62 @@
+"""Each site's memory is of its own scans, the pooled model's of all, and none where the recipe has none."""
+
+import numpy as np
+import pytest
+import torch
+
+from mediclip.config import MemorySettings
+from mediclip.data.preprocess import Preprocess, load_images
+from mediclip.model.network import MediClip
+from simulation.methods import METHODS
+from simulation.phantom import write_phantom_set
+from simulation.scenario import make_scenario
+from simulation.site_memory import networks_to_test
+from tests.tiny import SIZE, tiny_backbone, tiny_recipe
+
+
+@pytest.fixture(scope="module")
+def scenario(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sets")
+    for organ in ("brain", "chest"):
+        write_phantom_set(
+            folder / organ, organ=organ, seed=0, train_normal=8, test_normal=1, test_abnormal=1, size=SIZE
+        )
+    folders = {organ: folder / organ for organ in ("brain", "chest")}
+    return make_scenario(folders, sites=4, shots=3, seed=0, partition="iid", alpha=1.0, image_size=SIZE)
+
+
+def networks(scenario, memory):
+    recipe = tiny_recipe().model_copy(update={"memory": memory})
+    names = ["untrained", "federated", "centralised", *(f"local/{site.name}" for site in scenario.sites)]
+    return {name: MediClip(tiny_backbone(), recipe).initialise(i) for i, name in enumerate(names)}
+
+
+def test_without_a_memory_the_networks_are_tested_as_they_are(scenario):
+    trained = networks(scenario, None)
+    found = networks_to_test(scenario, "brain", trained, METHODS, seed=0)
+    locals_ = [f"local/{site.name}" for site in scenario.sites_of("brain")]
+    assert list(found) == ["untrained", *locals_, "federated", "centralised"]
+    assert all(found[name] is trained[name] for name in found)
+
+
+def test_with_one_every_site_judges_by_its_own_scans_and_shares_none(scenario):
+    trained = networks(scenario, MemorySettings(views=0))
+    found = networks_to_test(scenario, "brain", trained, METHODS, seed=0)
+    assert found["untrained"].memory is None
+    assert all(network.memory is None for network in trained.values())
+    sites = scenario.sites_of("brain")
+    assert len(sites) == 2
+    for site in sites:
+        train = scenario.datasets["brain"].train
+        images = torch.from_numpy(load_images([train[i] for i in site.support], Preprocess(SIZE)))
+        for method in ("local", "federated"):
+            network = found[f"{method}/{site.name}"]
+            with torch.no_grad():
+                own = network.judge(network.tokens(images)).maps.mean()
+                other = next(s for s in sites if s is not site)
+                stranger = found[f"{method}/{other.name}"]
+                assert own < stranger.judge(stranger.tokens(images)).maps.mean()
+        name = f"local/{site.name}"
+        for tensor, value in found[name].trainables().items():
+            np.testing.assert_array_equal(value, trained[name].trainables()[tensor])
+    assert len(found["centralised"].memory.focal) == sum(len(site.support) for site in scenario.sites)
