@@ -184,7 +184,7 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
             if None in values:
                 cells.append("–")
                 continue
-            cells.append(f"{fmean(values):.3f} ± {stdev(values) if len(values) > 1 else 0:.3f}")
+            cells.append(f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else ""))
             means += [fmean(values)] if metric == "image_auroc" else []
         lines.append(f"| {name} | {' | '.join(cells)} | {fmean(means):.3f} |")
     return "\n".join(lines)
