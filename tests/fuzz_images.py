@@ -5,6 +5,7 @@ put out may hold the canary that stands in every file in place of a name, and in
 counts as a refusal for its user, but as a crash here.
 """
 
+import contextlib
 import gzip
 import io
 import os
@@ -226,6 +227,11 @@ def fuzz(inputs: int, seed: int, folder: Path, pool: DecoderPool) -> dict[str, C
     rng = np.random.default_rng(seed)
     start = {name: list(seeds()) for name, (_, seeds, _) in _FORMATS.items()}
     counts: dict[str, Counter[str]] = {name: Counter() for name in _FORMATS}
+    for name, (suffix, _, _) in _FORMATS.items():  # a worker that starts, and imports, takes its own time
+        path = folder / f"first{suffix}"
+        path.write_bytes(start[name][0])
+        with contextlib.suppress(ImageError):
+            pool.read(path, name="image 0")
     for number in range(inputs):
         name = list(_FORMATS)[number % len(_FORMATS)]
         suffix, _, damage = _FORMATS[name]
