@@ -196,7 +196,10 @@ def find_benchmarks() -> dict[str, Benchmark]:
     for module in pkgutil.iter_modules(benchmarks.__path__):
         if module.name in _OWN_MODULES or module.name.startswith("_"):
             continue
-        declared: Sequence[Benchmark] = importlib.import_module(f"benchmarks.{module.name}").BENCHMARKS
+        # A module without the tuple is a program of its own, such as one that takes hours.
+        declared: Sequence[Benchmark] = getattr(
+            importlib.import_module(f"benchmarks.{module.name}"), "BENCHMARKS", ()
+        )
         for benchmark in declared:
             if benchmark.name in found:
                 message = f"Each benchmark must have a name of its own. Two are called {benchmark.name!r}."

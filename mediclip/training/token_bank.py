@@ -25,8 +25,13 @@ Draw = Callable[[NDArray[np.int64], np.random.Generator], tuple[Images, Images]]
 
 
 @dataclass(frozen=True)
-class _Group:
-    """Views that are made together: their tokens and labels, in half precision."""
+class ViewGroup:
+    """Views that are made together, in half precision.
+
+    Attributes:
+        tokens: One ``(n, h, w, C)`` tensor a tap.
+        labels: ``(n, S, S)``.
+    """
 
     tokens: list[Tensor]
     labels: Tensor
@@ -73,11 +78,11 @@ class TokenBank:
         self._groups = np.split(slots, range(recipe.batch_size, len(slots), recipe.batch_size))
         self._held = np.arange(len(self._groups))  # number of the group that lies in each place
         self._worker = ThreadPoolExecutor(1, "bank") if self._refresh > 0 else None
-        self._next: tuple[int, Future[_Group]] | None = None
-        first = self._make(0)
+        self._next: tuple[int, Future[ViewGroup]] | None = None
+        first = self.make(0)
         self._store = _Store([*first.tokens, first.labels], len(slots), memory_limit, network.backbone.device)
         for place, members in enumerate(self._groups):
-            self._put(place, self._make(place) if place else first)
+            self._put(place, self.make(place) if place else first)
             if on_progress is not None:
                 on_progress(int(members[-1]) + 1, len(slots))
 
@@ -85,6 +90,11 @@ class TokenBank:
     def is_on_disk(self) -> bool:
         """Whether the bank lies in a file."""
         return self._store.is_on_disk
+
+    @property
+    def bytes_per_view(self) -> int:
+        """Bytes that one view of one image takes."""
+        return self._store.bytes_per_slot
 
     def batch(self, indexes: NDArray[np.int64], rng: np.random.Generator, *, step: int = 0) -> Batch:
         """Take a random view of each chosen support image.
@@ -115,23 +125,30 @@ class TokenBank:
             self._put(place, self._fetch(int(wanted[place])))
             self._held[place] = wanted[place]
         if self._next is None or self._next[0] <= newest:
-            self._next = newest + 1, self._worker.submit(self._make, newest + 1)
+            self._next = newest + 1, self._worker.submit(self.make, newest + 1)
 
-    def _fetch(self, number: int) -> _Group:
+    def _fetch(self, number: int) -> ViewGroup:
         if self._next is not None and self._next[0] == number:
             return self._next[1].result()
-        return self._make(number)
+        return self.make(number)
 
     @torch.no_grad()
-    def _make(self, number: int) -> _Group:
-        """Synthesise and encode a group of views."""
+    def make(self, number: int) -> ViewGroup:
+        """Synthesise and encode a group of views.
+
+        Args:
+            number: Number of the group from 0; those of a bank as it is first come first.
+
+        Returns:
+            The views, in half precision.
+        """
         seed, stream = self._names
         members = self._groups[number % len(self._groups)] % len(self._support)
         images, labels = self._draw(members, generator(seed, *stream, "bank", number))
         tokens = self._network.tokens(torch.from_numpy(images))
-        return _Group([t.half() for t in tokens], torch.from_numpy(labels).half())
+        return ViewGroup([t.half() for t in tokens], torch.from_numpy(labels).half())
 
-    def _put(self, place: int, group: _Group) -> None:
+    def _put(self, place: int, group: ViewGroup) -> None:
         self._store.put(int(self._groups[place][0]), [*group.tokens, group.labels])
 
 
@@ -143,7 +160,9 @@ class _Store:
     ) -> None:
         shapes = [(slots, *example.shape[1:]) for example in examples]
         self._device = device
-        self.is_on_disk = 2 * sum(map(math.prod, shapes)) > memory_limit
+        total = 2 * sum(map(math.prod, shapes))
+        self.bytes_per_slot = total // slots
+        self.is_on_disk = total > memory_limit
         if not self.is_on_disk:
             self._arrays = [torch.empty(shape, dtype=torch.half, device=device) for shape in shapes]
             return
