@@ -28,12 +28,16 @@ class Packing:
         places: ``(N,)``, index in ``P·T`` of each token, rising.
         last: ``(P,)``, index in N of the last token of each sequence.
         lengths: ``(P,)``.
+        is_token: ``(P, T)``, false behind each sequence's end.
+        is_before: ``(T, T)``, whether the token of a column is one that the token of the row sees.
     """
 
     shape: tuple[int, int]
     places: Tensor
     last: Tensor
     lengths: Tensor
+    is_token: Tensor
+    is_before: Tensor
 
     @classmethod
     def of(cls, lengths: Tensor) -> "Packing":
@@ -41,7 +45,9 @@ class Packing:
         longest = int(lengths.max())
         is_token = torch.arange(longest, device=lengths.device) < lengths.unsqueeze(1)
         places = is_token.flatten().nonzero().squeeze(1)
-        return cls((len(lengths), longest), places, lengths.cumsum(0) - 1, lengths)
+        is_before = torch.ones(longest, longest, dtype=torch.bool, device=lengths.device).tril()
+        shape = len(lengths), longest
+        return cls(shape, places, lengths.cumsum(0) - 1, lengths, is_token, is_before)
 
     def pack(self, padded: Tensor) -> Tensor:
         """Turn ``(P, T, C)`` into ``(N, C)``."""
@@ -108,7 +114,7 @@ class FrozenBlock:
         """Map packed ``(N, C)`` float32 to the same shape, each token seeing itself and what is before it."""
         joint = packing.pad(nn.functional.linear(self._norm(0, hidden), *self.joint))
         query, key, value = self._heads_of(joint)
-        attended = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended = _attend_briefly(query, key, value, packing.is_before)
         return self._rest(hidden, packing.pack(_merged(attended)))
 
     def last(self, hidden: Tensor, packing: Packing) -> Tensor:
@@ -119,11 +125,7 @@ class FrozenBlock:
         query = nn.functional.linear(normed[packing.last], weight[:width], bias[:width]).unsqueeze(1)
         both = packing.pad(nn.functional.linear(normed, weight[width:], bias[width:]))
         query, key, value = map(self._split, (query, *both.chunk(2, dim=-1)))
-        longest = packing.shape[1]
-        seen = torch.arange(longest, device=hidden.device) < packing.lengths.unsqueeze(1)  # (P, T)
-        attended = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=seen[:, None, None]
-        )
+        attended = _attend_briefly(query, key, value, packing.is_token[:, None, None])
         return self._rest(hidden[packing.last], _merged(attended).squeeze(1))
 
     def _norm(self, number: int, hidden: Tensor) -> Tensor:
@@ -144,6 +146,14 @@ class FrozenBlock:
         raised = self.activation(nn.functional.linear(self._norm(1, hidden), *self.up))
         result: Tensor = hidden + self.scales[1](nn.functional.linear(raised, *self.down))
         return result
+
+
+def _attend_briefly(query: Tensor, key: Tensor, value: Tensor, is_seen: Tensor) -> Tensor:
+    """Attend over short sequences, for which the kernels for long ones cost more, backward above all."""
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    weights = scores.masked_fill(~is_seen, -torch.inf).softmax(dim=-1)
+    attended: Tensor = weights @ value
+    return attended
 
 
 def _merged(attended: Tensor) -> Tensor:
