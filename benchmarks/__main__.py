@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.harness import SCHEMA, Benchmark, describe_machine, find_benchmarks, run
 
@@ -46,14 +46,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _print_list(chosen: Sequence[Benchmark]) -> None:
-    table = Table("benchmark", "compares", "target", "unit")
+    table = Table(Column("benchmark", no_wrap=True), "compares", "target", "unit")
     for benchmark in chosen:
         table.add_row(benchmark.name, benchmark.compares, benchmark.goal, benchmark.unit)
     Console().print(table)
 
 
 def _print_results(chosen: Sequence[Benchmark], results: Sequence[dict[str, Any]]) -> None:
-    table = Table("benchmark", "ratio", "target", "", "unit")
+    table = Table(Column("benchmark", no_wrap=True), "ratio", "target", "", "unit")
     for benchmark, result in zip(chosen, results, strict=True):
         met = "met" if result["details"]["met"] else "missed"
         table.add_row(benchmark.name, f"{result['ratio']:g}", benchmark.goal, met, benchmark.unit)
