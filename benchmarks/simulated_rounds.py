@@ -6,7 +6,8 @@ from pathlib import Path
 
 from benchmarks._shapes import backbone_of, draw_images
 from benchmarks.harness import Benchmark, Outcome, rounded
-from client.service.site import Material, Site
+from client.service.material import Material
+from client.service.site import Site
 from mediclip.config import load_recipe
 from mediclip.model.network import MediClip
 from simulation.engine import run_in_process
