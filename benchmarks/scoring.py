@@ -7,7 +7,6 @@ import torch
 from benchmarks._shapes import SHAPES, backbone_of, draw_images
 from benchmarks.harness import Benchmark, Outcome, compare, rounded
 from mediclip.config import load_recipe
-from mediclip.model.anomaly_map import image_score
 from mediclip.model.network import MediClip
 
 
@@ -27,7 +26,7 @@ def _measure(shape: str, *, quick: bool) -> Outcome:
             backbone.patch_tokens(backbone.normalise(images), network.taps)
 
         def whole(images: torch.Tensor = images) -> None:
-            image_score(network(images))
+            network.judge(network.tokens(images))
 
         with torch.inference_mode():
             repeats = 1 if quick else (3 if count > 1 and shape != "vit-tiny" else 9)
