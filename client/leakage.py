@@ -1,4 +1,4 @@
-"""A site attacks its own update: could who holds the images tell from it which were trained on?
+"""A site attacks its own update: whether who holds the images could tell from it which were trained on.
 
 Real rounds are trained, by the site's own settings and policy, on some of its normal images, and the rest are
 those that were not trained on. Nothing leaves and nothing is paid for.
