@@ -7,7 +7,7 @@ import ssl
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -27,7 +27,6 @@ TIMEOUT_S: Final = 10.0
 AHEAD_S: Final = 4.0  # Flower refuses a signature from 5 s in its future
 BEHIND_S: Final = 240.0  # and one that is older than 305 s
 SMALLEST_FREE_BYTES: Final = 2**30
-SOON: Final = timedelta(days=14)
 
 
 @dataclass(frozen=True)
@@ -172,15 +171,9 @@ def _kit_files(kit: Kit) -> str:
             found=f"its mode is {mode:o}",
             do=f"run 'chmod 600 {kit.key.name}' in it",
         )
-    end = kit.settings.not_after
-    end = end if end.tzinfo else end.replace(tzinfo=UTC)
-    left = end - datetime.now(UTC)
-    if left <= timedelta():
-        raise _fault(
-            must="be in force", found=f"it expired on {end:%Y-%m-%d}", do="ask the coordinator for a new one"
-        )
-    soon = "; ask the coordinator for a new one" if left < SOON else ""
-    return f"{kit.settings.site} in {kit.settings.federation}, until {end:%Y-%m-%d}{soon}"
+    warning = kit.check_term(datetime.now(UTC))
+    whose = f"{kit.settings.site} in {kit.settings.federation}"
+    return f"{whose}; {warning}" if warning else f"{whose}, until {kit.settings.not_after:%Y-%m-%d}"
 
 
 def _code(kit: Kit) -> str:

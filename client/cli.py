@@ -10,6 +10,8 @@ from mediclip.cli import console, options
 
 if TYPE_CHECKING:
     from client.check import DryRun
+    from client.kit import Kit
+    from client.supervise import Part
 
 app = typer.Typer(no_args_is_help=True, help="One site: check it, start it, see what it does and what left.")
 
@@ -19,7 +21,17 @@ KitFolder = Annotated[
 
 
 @app.command()
-def start(*, kit: KitFolder) -> None:
+def start(
+    *,
+    kit: KitFolder,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="daemon or node: one part, where site.toml names a 'clientapp_user' for the other.",
+            metavar="PART",
+        ),
+    ] = None,
+) -> None:
     """Start the site and keep it running until it is told to end (Ctrl-C, SIGTERM).
 
     Example:  mediclip client start --kit kits/north
@@ -27,18 +39,46 @@ def start(*, kit: KitFolder) -> None:
     import logging
     import signal
     import threading
+    from datetime import UTC, datetime
 
     from client.kit import Kit
     from client.supervise import Supervisor
 
     opened = Kit(kit)
     opened.policy()
+    chosen = _part(opened, part)
+    warning = opened.check_term(datetime.now(UTC))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if warning:
+        logging.getLogger("mediclip.client").warning("%s", warning)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     console.err.print(f"{opened.settings.site} serves {opened.settings.federation}; logs are in {kit}/state")
-    Supervisor(opened).run(stop)
+    Supervisor(opened, chosen).run(stop)
+
+
+def _part(kit: "Kit", part: str | None) -> "Part | None":
+    """Check that the part to start fits the site's settings and the user who starts it."""
+    import os
+
+    from client.service.door import find_user
+    from mediclip.errors import SettingsError
+
+    name = kit.site().clientapp_user
+    if part not in {None, "daemon", "node"} or (part is None) != (name is None):
+        message = (
+            "--part must be 'daemon' or 'node' where site.toml names a 'clientapp_user', and be left out "
+            f"where it does not. Got {part!r} and {name!r}; correct one."
+        )
+        raise SettingsError(message)
+    if name is not None and (os.geteuid() == find_user(name).uid) != (part == "node"):
+        message = (
+            f"The part 'node' must be started by the 'clientapp_user' {name!r}, and 'daemon' by another. "
+            f"This is {part!r} as user {os.geteuid()}; start it as the other user."
+        )
+        raise SettingsError(message)
+    return part  # type: ignore[return-value]
 
 
 @app.command()
@@ -98,14 +138,14 @@ def status(*, kit: KitFolder, as_json: options.Json = False) -> None:
         fault = str(error)
     lines = [] if fault else audit.read(opened.audit)
     answered = [line for line in lines if line["event"] == "answered"]
-    running = opened.state / STATUS_FILE
     values: dict[str, Any] = {
         "site": opened.settings.site,
         "federation": opened.settings.federation,
         "superlink": opened.settings.superlink,
         "not_after": opened.settings.not_after.isoformat(),
+        "term": _term(opened),
         "is_serving": is_listening(opened.socket),
-        "programs": json.loads(running.read_text()) if running.exists() else None,
+        "programs": _programs(opened.state / STATUS_FILE, opened.node / STATUS_FILE),
         "audit": {"is_whole": not fault, "lines": len(lines), "fault": fault},
         "answered": len(answered),
         "refused": sum(line["event"] == "refused" for line in lines),
@@ -193,6 +233,28 @@ def _privacy(lines: "list[dict[str, Any]]") -> dict[str, Any] | None:
     return next((line["privacy"] for line in reversed(lines) if "privacy" in line), None)
 
 
+def _programs(*files: Path) -> dict[str, Any] | None:
+    """Read what each part says of its programs, as far as this user may."""
+    found: dict[str, Any] = {}
+    for file in files:
+        try:
+            found |= json.loads(file.read_text())
+        except (OSError, ValueError):
+            continue
+    return found or None
+
+
+def _term(kit: "Kit") -> str:
+    from datetime import UTC, datetime
+
+    from mediclip.errors import FederationError
+
+    try:
+        return kit.check_term(datetime.now(UTC))
+    except FederationError as error:
+        return str(error)
+
+
 def _as_values(dry_run: "DryRun | None") -> dict[str, Any] | None:
     if dry_run is None:
         return None
@@ -227,10 +289,11 @@ def _show(dry_run: "DryRun") -> None:
 def _tell(values: dict[str, Any]) -> None:
     rows = [
         ["site", f"{values['site']} in {values['federation']}, until {values['not_after'][:10]}"],
+        *([["kit", values["term"]]] if values["term"] else []),
         ["coordinator", values["superlink"]],
         ["daemon", "answers" if values["is_serving"] else "does not answer"],
     ]
-    for name in ("daemon", "supernode"):
+    for name in ("daemon", "supernode", "nursery"):
         program = (values["programs"] or {}).get(name)
         if program is not None:
             runs = f"process {program['pid']}" if program["pid"] else "waits to be started again"

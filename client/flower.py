@@ -6,6 +6,7 @@ code that the coordinator sent. A script of the same name, first on the site's P
 What came is read as text, compared, and never unpacked or imported.
 """
 
+import gc
 import hashlib
 import importlib
 import io
@@ -16,11 +17,13 @@ import signal
 import sys
 import sysconfig
 import threading
+import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from client.nursery import SOCKET as NURSERY
 from mediclip.bundle import application_root
 from mediclip.errors import PolicyError
 from mediclip.protocol import error_reply
@@ -34,6 +37,16 @@ QUIET: Final = {
 }
 """No calls home, and no installation of packages that a coordinator names."""
 
+SUPERNODE_LOOP: Final = "flwr.supernode.start_client_internal"
+_IDLE_S: Final = 3.0  # what Flower's SuperNode sleeps where no message waits for it
+_FIRST_LOOK_S: Final = 0.2
+_LOOK_SHARE: Final = 0.05
+_REPLY_LOOK_S: Final = 0.05
+_TASK_LOOK_S: Final = 0.1
+_QUESTION_WITHIN_S: Final = 1800.0
+_WATCH_S: Final = 0.5
+_GRACE_S: Final = 5.0
+
 CLIENTAPP_PROGRAM: Final = "flwr.supernode.cli.flwr_clientapp"
 CLIENTAPP_RUNTIME: Final = "flwr.supernode.runtime.run_clientapp"
 _CLIENTAPP: Final = "flwr-clientapp"
@@ -45,12 +58,20 @@ _NODE: Final = re.compile(r"SuperNode ID: (\d+)")
 _KEY_KNOWN, _KEY_UNKNOWN = 2003, 2004  # what Flower answers to an activation with an interval of zero
 
 
+def preload_clientapp() -> None:
+    """Import whatever a ClientApp needs, and keep it out of the garbage collector's way."""
+    for name in (CLIENTAPP_PROGRAM, CLIENTAPP_RUNTIME, "client.app", "client.service.remote"):
+        importlib.import_module(name)
+    gc.freeze()  # collecting would copy the memory that forked processes share
+
+
 def run_installed_clientapp() -> None:
     """Run Flower's ``flwr-clientapp`` for one message with the site's own ClientApp."""
     # By name, because the package's function hides the module, and importing either takes seconds.
     program: Any = importlib.import_module(CLIENTAPP_PROGRAM)
     runtime: Any = importlib.import_module(CLIENTAPP_RUNTIME)
     arrived: list[bytes] = []
+    threading.Thread(target=_end_in_time, args=(arrived, _parent(sys.argv)), daemon=True).start()
 
     def keep(content: bytes, **_: object) -> None:
         arrived.append(content)
@@ -62,6 +83,34 @@ def run_installed_clientapp() -> None:
     runtime.install_from_fab = keep
     runtime.get_load_client_app_fn = loader
     program.flwr_clientapp()
+
+
+def _end_in_time(arrived: list[bytes], parent: int | None) -> None:
+    """End this process when SuperExec has ended, or no question comes.
+
+    Flower's own end waits for locks that what it interrupts may hold. And a ClientApp whose run was stopped
+    while its question was on the way would wait for the rest of it for two hours.
+    """
+    deadline = time.monotonic() + _QUESTION_WITHIN_S
+    while (parent is None or _is_alive(parent)) and (arrived or time.monotonic() < deadline):
+        time.sleep(_WATCH_S)
+    time.sleep(_GRACE_S)
+    os._exit(1)
+
+
+def _parent(arguments: Sequence[str]) -> int | None:
+    place = arguments.index("--parent-pid") + 1 if "--parent-pid" in arguments else len(arguments)
+    return int(arguments[place]) if place < len(arguments) and arguments[place].isdigit() else None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _application(arrived: list[bytes]) -> Callable[..., Any]:
@@ -119,6 +168,9 @@ def run_supernode() -> None:
     """Run Flower's SuperNode until it ends, or its starter does, whose pipe is the standard input."""
     from flwr.supernode.cli.flower_supernode import flower_supernode  # noqa: PLC0415 - seconds
 
+    loop: Any = importlib.import_module(SUPERNODE_LOOP)
+    loop.time = EagerClock()  # its only use there is sleep, which a test holds
+
     def follow() -> None:
         while os.read(sys.stdin.fileno(), 1024):
             pass
@@ -126,6 +178,30 @@ def run_supernode() -> None:
 
     threading.Thread(target=follow, daemon=True).start()
     flower_supernode()
+
+
+class EagerClock:
+    """Stands where Flower's SuperNode looks for ``time.sleep``: it looks often after it was busy.
+
+    A node that was idle for a minute sleeps as Flower would have it. One that has just answered looks again
+    soon, and less often the longer it waits: what looking adds is a twentieth of the wait.
+    """
+
+    def __init__(self) -> None:
+        self._idle_s = 0.0
+
+    def pause(self, wanted_s: float) -> float:
+        """Give the pause in seconds for the one that Flower asks for."""
+        if wanted_s < _IDLE_S:  # an answer is being made, or is on its way from the ClientApp
+            self._idle_s = 0.0
+            return min(wanted_s, _REPLY_LOOK_S)
+        pause = min(max(_LOOK_SHARE * self._idle_s, _FIRST_LOOK_S), wanted_s)
+        self._idle_s += pause
+        return pause
+
+    def sleep(self, wanted_s: float) -> None:
+        """Sleep for that long."""
+        time.sleep(self.pause(wanted_s))
 
 
 def supernode_command(
@@ -160,7 +236,8 @@ def site_environment(folder: Path) -> dict[str, str]:
     """Make the environment in which a site's processes run the site's own code.
 
     Args:
-        folder: The site's own folder; the script ``flwr-clientapp`` is written to its ``bin``.
+        folder: The site's own folder, with the nursery's socket; the script ``flwr-clientapp`` is written to
+            its ``bin``.
 
     Returns:
         Environment variables.
@@ -168,8 +245,9 @@ def site_environment(folder: Path) -> dict[str, str]:
     programs = folder / "bin"
     programs.mkdir(mode=0o700, exist_ok=True)
     script = programs / _CLIENTAPP
-    code = "from client.flower import run_installed_clientapp; run_installed_clientapp()"
-    line = f'exec {shlex.quote(sys.executable)} -P -c {shlex.quote(code)} "$@"'
+    # Without site-packages, which the launcher has no use for and which take most of its time.
+    code = f"from client.nursery import launch; launch({str(folder / NURSERY)!r})"
+    line = f'exec {shlex.quote(sys.executable)} -P -S -c {shlex.quote(code)} "$@"'
     script.write_text(
         f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(python_path())}\n{line}\n", encoding="utf-8"
     )
@@ -181,6 +259,7 @@ def site_environment(folder: Path) -> dict[str, str]:
         **os.environ,
         **QUIET,
         "FLWR_HOME": str(home),
+        "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": str(_TASK_LOOK_S),
         "PATH": os.pathsep.join([*path, os.environ.get("PATH", os.defpath)]),
         "PYTHONPATH": python_path(),
     }

@@ -3,10 +3,12 @@
 kit.toml site.toml ca.crt node_key node_key.pub    written by the coordinator, site.toml completed here
 state/                                             written here, for the site's own user alone
     site.sock audit.jsonl ledger.jsonl rounds/ flower/ logs
+door/ node/                                        only where site.toml names a 'clientapp_user': the socket
+                                                   that this user may open, and what its programs keep
 """
 
 import tomllib
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,10 +17,11 @@ from pydantic import Field
 from client.policy import Policy
 from client.settings import SiteSettings, load_site_settings
 from mediclip.config import Settings
-from mediclip.errors import SettingsError
+from mediclip.errors import FederationError, SettingsError
 
 KIT_FILE: Final = "kit.toml"
 SITE_FILE: Final = "site.toml"
+SOON: Final = timedelta(days=30)
 _LONGEST_SOCKET: Final = 100  # bytes; a Unix socket's path ends at 108
 
 
@@ -68,6 +71,31 @@ class Kit:
             raise SettingsError(message) from error
         self.settings = KitSettings.parse(values, source=KIT_FILE)
 
+    def check_term(self, now: datetime) -> str:
+        """Check that the kit is still in force.
+
+        Args:
+            now: The current time, with a time zone.
+
+        Returns:
+            A warning in plain words if it will not be for long; empty if it will.
+
+        Raises:
+            FederationError: If it is not.
+        """
+        end = self.settings.not_after
+        end = end if end.tzinfo else end.replace(tzinfo=UTC)
+        left = end - now
+        if left <= timedelta():
+            message = (
+                f"A kit must be in force. This one expired on {end:%Y-%m-%d}; ask the coordinator for a new "
+                "kit.toml, which 'mediclip server provision --renew-site' makes."
+            )
+            raise FederationError(message)
+        if left >= SOON:
+            return ""
+        return f"the kit expires on {end:%Y-%m-%d}, in {left.days} days: ask the coordinator to renew it"
+
     def site(self) -> SiteSettings:
         """Read the site's own settings.
 
@@ -111,6 +139,31 @@ class Kit:
         self.state.chmod(0o700)
         return self.state
 
+    def make_node_state(self) -> Path:
+        """Make the folder for what SuperNode and ClientApp keep, which only their user may enter.
+
+        Raises:
+            FederationError: If another user owns it.
+            SettingsError: If the site's settings cannot be used.
+        """
+        if self.site().clientapp_user is None:
+            return self.make_state()
+        try:
+            self.node.mkdir(mode=0o700, exist_ok=True)
+            self.node.chmod(0o700)
+        except OSError as error:
+            message = (
+                f"The folder {self.node.name} of the kit must belong to the 'clientapp_user' of {SITE_FILE}. "
+                f"It does not ({error.strerror}); make it with 'install -d -m 700 -o USER {self.node.name}'."
+            )
+            raise FederationError(message) from error
+        return self.node
+
+    @property
+    def node(self) -> Path:
+        """Folder of what SuperNode and ClientApp keep where they have a user of their own."""
+        return self.folder / "node"
+
     @property
     def state(self) -> Path:
         """Folder of what the site keeps."""
@@ -143,12 +196,25 @@ class Kit:
 
     @property
     def socket(self) -> Path:
-        """The daemon's socket.
+        """The socket on which the ClientApp reaches the daemon.
+
+        Raises:
+            SettingsError: If its path is longer than a socket's may be, or ``site.toml`` is not usable.
+        """
+        if self.site().clientapp_user is None:
+            return self.own_socket
+        return self._short(self.folder / "door" / "site.sock")
+
+    @property
+    def own_socket(self) -> Path:
+        """The daemon's socket for its own user alone.
 
         Raises:
             SettingsError: If its path is longer than a socket's may be.
         """
-        path = self.state / "site.sock"
+        return self._short(self.state / "site.sock")
+
+    def _short(self, path: Path) -> Path:
         if len(str(path).encode()) > _LONGEST_SOCKET:
             message = (
                 f"The path of a kit must leave room for a socket, {_LONGEST_SOCKET} bytes in all. This one "

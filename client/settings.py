@@ -42,6 +42,8 @@ class SiteSettings(Settings):
         on_large_update: Whether a larger one is shortened to that norm, or refused.
         codecs: Codecs in which an update may leave; the server's choice, else ``float32``, is one of them.
         privacy: What is hidden by noise.
+        clientapp_user: User of this machine that runs SuperNode and ClientApp and cannot read the scans; the
+            daemon's own when left out.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w .-]+$")]
@@ -65,6 +67,7 @@ class SiteSettings(Settings):
     on_large_update: Literal["clip", "refuse"] = "clip"
     codecs: Annotated[tuple[CodecName, ...], Field(min_length=1)] = CODEC_NAMES
     privacy: PrivacySettings = PrivacySettings()
+    clientapp_user: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _has_one_support_set(self) -> Self:

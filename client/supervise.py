@@ -23,12 +23,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Literal
 
 from client import flower
 from client.kit import Kit
+from client.nursery import SOCKET as NURSERY
 from mediclip.training.checkpoint import write_atomically
 
+Part = Literal["daemon", "node"]
 STATUS_FILE: Final = "status.json"
 _POLL_S: Final = 0.25
 _END_S: Final = 15.0
@@ -154,46 +156,60 @@ class Worker:
 
 
 class Supervisor:
-    """A site's two programs.
+    """A site's programs.
 
     Args:
         kit: The site's kit.
+        part: ``"daemon"`` or ``"node"`` (SuperNode and ClientApps) where each has a user of its own; both
+            when omitted.
+
+    Raises:
+        FederationError: If the folder of the part belongs to another user.
+        SettingsError: If the site's settings cannot be used.
     """
 
-    def __init__(self, kit: Kit) -> None:
-        state = kit.make_state()
-        environment = flower.site_environment(state)
+    def __init__(self, kit: Kit, part: Part | None = None) -> None:
         self._kit = kit
+        self._workers: list[Worker] = []
+        state = kit.make_node_state() if part == "node" else kit.make_state()
+        environment = flower.site_environment(state)
         self._status = state / STATUS_FILE
-        self.daemon = Worker(
-            "daemon",
-            lambda: [sys.executable, "-P", "-m", "client.service.daemon", "--kit", str(kit.folder)],
-            environment,
-            state / "daemon.log",
-            Backoff(0.5, 60.0),
-            lambda status, _: f"exit status {status}",
-        )
-        self.supernode = Worker(
-            "supernode",
-            lambda: _supernode(kit),
-            environment,
-            state / "supernode.log",
-            Backoff(2.0, 10.0),
-            self._why,
-        )
+        if part != "node":
+            command = [sys.executable, "-P", "-m", "client.service.daemon", "--kit", str(kit.folder)]
+            self._add("daemon", lambda: command, environment, state, Backoff(0.5, 60.0))
+        if part != "daemon":
+            nursery = [sys.executable, "-P", "-m", "client.nursery", str(state / NURSERY)]
+            self._add("supernode", lambda: _supernode(kit), environment, state, Backoff(2.0, 10.0), self._why)
+            self._add("nursery", lambda: nursery, environment, state, Backoff(0.5, 60.0))
+
+    def _add(
+        self,
+        name: str,
+        command: Callable[[], Sequence[str]],
+        environment: Mapping[str, str],
+        folder: Path,
+        backoff: Backoff,
+        explain: Callable[[int, str], str] = lambda status, _: f"exit status {status}",
+    ) -> None:
+        log = folder / f"{name}.log"
+        self._workers.append(Worker(name, command, environment, log, backoff, explain))
 
     def run(self, stop: threading.Event) -> None:
-        """Keep both running until told to stop."""
+        """Keep them running until told to stop."""
         self._tell()
         try:
             while not stop.wait(_POLL_S):
-                changed = self.daemon.poll()
-                if self.supernode.poll(may_start=is_listening(self._kit.socket)) or changed:
+                changed = [self._poll(worker) for worker in self._workers]
+                if any(changed):
                     self._tell()
         finally:
-            self.supernode.stop()
-            self.daemon.stop()
+            for worker in reversed(self._workers):
+                worker.stop()
             self._status.unlink(missing_ok=True)
+
+    def _poll(self, worker: Worker) -> bool:
+        needs_daemon = worker.name != "daemon" and worker.process is None
+        return worker.poll(may_start=not needs_daemon or is_listening(self._kit.socket))
 
     def _why(self, status: int, written: str) -> str:
         settings = self._kit.settings
@@ -215,8 +231,7 @@ class Supervisor:
         status = {
             "pid": os.getpid(),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
-            "daemon": self.daemon.state(),
-            "supernode": self.supernode.state(),
+            **{worker.name: worker.state() for worker in self._workers},
         }
         write_atomically(self._status, json.dumps(status).encode())
 

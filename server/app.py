@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     refuse_earlier_run(settings.out, resume=settings.resume)
     settings.out.mkdir(parents=True, exist_ok=True)
     end_with(settings.coordinator_pid)
-    with alone(settings.out), _recorded_outcome(settings.out):
+    with alone(settings.out, context.run_id), _recorded_outcome(settings.out):
         federate(grid, settings)
 
 

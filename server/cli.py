@@ -14,6 +14,7 @@ import typer
 from mediclip.cli import console, options
 
 if TYPE_CHECKING:
+    from server.provision import Provisioned
     from server.status import Status
 
 app = typer.Typer(
@@ -39,6 +40,66 @@ RunFolder = Annotated[
 
 
 @app.command()
+def new(
+    *,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="Backbone that all sites will have; it is loaded here, which needs torch.", metavar="SPEC"
+        ),
+    ] = None,
+    facts: Annotated[
+        Path | None,
+        typer.Option(
+            help="What 'mediclip backbone SPEC --json' printed elsewhere, in place of --backbone.",
+            metavar="FILE",
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the federation.")] = "my-federation",
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT under which the sites will reach this coordinator.")
+    ] = ("coordinator.example.org:8443"),
+    site: Annotated[
+        list[str] | None, typer.Option(help="A site's name; may be repeated.", metavar="NAME")
+    ] = None,
+    recipe: options.Recipe = "default",
+) -> None:
+    """Print a federation.toml to begin with: every key, its meaning, and the facts of the backbone.
+
+    Example:  mediclip server new --backbone local-dir:my-backbone --site north --site south > federation.toml
+    """
+    from server.template import federation_toml
+
+    found = _facts(backbone, facts, recipe)
+    text = federation_toml(
+        found, name=name, address=address, sites=site or ["site-1", "site-2", "site-3"], recipe=recipe
+    )
+    sys.stdout.write(text)
+
+
+def _facts(backbone: str | None, file: Path | None, recipe: str) -> dict[str, Any]:
+    import importlib
+    import json
+
+    from mediclip.errors import SettingsError
+
+    if (backbone is None) == (file is None):
+        message = "A federation must have one backbone. Name it with --backbone or its facts with --facts."
+        raise SettingsError(message)
+    if file is not None:
+        try:
+            return dict(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            message = (
+                f"--facts must be what 'mediclip backbone SPEC --json' printed. {file.name} is not; run it "
+                "again."
+            )
+            raise SettingsError(message) from error
+    # By name, because a coordinator needs no torch but here.
+    return dict(importlib.import_module("mediclip.cli.backbone").describe(backbone, recipe))
+
+
+@app.command()
 def provision(
     federation: Federation,
     *,
@@ -52,6 +113,10 @@ def provision(
     revoke_site: Annotated[
         list[str] | None,
         typer.Option(help="A site that may take part no more; may be repeated.", metavar="NAME"),
+    ] = None,
+    renew_site: Annotated[
+        list[str] | None,
+        typer.Option(help="A site whose key gets a new term; may be repeated.", metavar="NAME"),
     ] = None,
     show_config: options.ShowConfig = False,
     as_json: options.Json = False,
@@ -70,11 +135,18 @@ def provision(
     if show_config:
         console.print_json(settings.model_dump(mode="json"))
         return
-    done = make(settings, console.make_folder(folder), add=add_site or (), revoke=revoke_site or ())
+    done = make(
+        settings,
+        console.make_folder(folder),
+        add=add_site or (),
+        revoke=revoke_site or (),
+        renew=renew_site or (),
+    )
     values = {
         "kits": str(folder),
         "made": list(done.made),
         "revoked": list(done.revoked),
+        "renewed": list(done.renewed),
         "refreshed": list(done.refreshed),
         "certificate_expires": done.kits.server_expiry().isoformat(),
     }
@@ -85,9 +157,25 @@ def provision(
         console.out.print(f"made       {folder / name}.zip")
     for name in done.refreshed:
         console.out.print(f"kept key   {folder / name}.zip")
+    for name in done.renewed:
+        console.out.print(f"renewed    {folder / name / 'kit.toml'}")
     for name in done.revoked:
         console.out.print(f"revoked    {name}")
     console.out.print(f"The server's certificate is good until {done.kits.server_expiry():%Y-%m-%d}.")
+    _say_what_is_next(done, federation)
+
+
+def _say_what_is_next(done: "Provisioned", federation: Path) -> None:
+    steps = []
+    if done.made:
+        steps.append(
+            "Hand each SITE.zip to its site by a safe way, then delete it and the site's node_key here."
+        )
+    if done.renewed:
+        steps.append("Hand each renewed kit.toml to its site, which puts it in the old one's place.")
+    steps.append(f"Next:  mediclip server start {federation} --out run")
+    for step in steps:
+        console.out.print(step, soft_wrap=True, markup=False)
 
 
 @app.command()
@@ -129,6 +217,19 @@ def start(
         console.out.print(f"Finished. The final tensors are in {out / 'final.safetensors'}.", soft_wrap=True)
     else:
         console.out.print(f"Stopped after round {last.round}. Go on with --resume.")
+    if not as_json and last.round:
+        _say_where_the_model_is(out)
+
+
+def _say_where_the_model_is(out: Path) -> None:
+    from server.model_file import MODEL
+
+    if (out / MODEL).exists():
+        model = out / MODEL
+        text = f"Model: {model}\nNext:  mediclip score --model {model} --backbone SPEC scan.dcm --out scores"
+    else:
+        text = "No model file: 'sha256' in [backbone] of federation.toml must say which backbone it needs."
+    console.out.print(text, soft_wrap=True, markup=False)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """Flower's programs as processes of our own: started from one folder and ended with all they started."""
 
+import errno
 import json
 import os
 import signal
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from mediclip import bundle
-from mediclip.errors import FederationError
+from mediclip.errors import FederationError, SettingsError
 
 START_TIMEOUT_S: Final = 60.0
 _STOP_TIMEOUT_S: Final = 20.0
+_PORT_FREE_WITHIN_S: Final = 30.0
 _LOOK_EVERY_S: Final = 0.2
 ENVIRONMENT: Final = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -190,6 +192,31 @@ def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1.0)
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until_free(host: str, port: int) -> None:
+    """Wait until the public address can be bound: a killed coordinator's SuperLink needs a moment to end.
+
+    Raises:
+        SettingsError: If it cannot be.
+    """
+    deadline = time.monotonic() + _PORT_FREE_WITHIN_S
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    message = (
+                        f"The public address must be one that this machine can listen on. {host}:{port} is "
+                        f"not ({error.strerror}); correct 'listen' in federation.toml, or end what holds it."
+                    )
+                    raise SettingsError(message) from error
+            else:
+                return
+        time.sleep(_LOOK_EVERY_S)
 
 
 def wait_until_listening(

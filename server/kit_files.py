@@ -27,6 +27,8 @@ max_rounds = {rounds}
 min_images = 4
 metrics = ["train_loss"]
 min_metric_images = 8
+# A user of this machine that talks to the coordinator and cannot read the scans; README.md says how.
+# clientapp_user = "mediclip-node"
 
 # Noise that hides single images, or the site: docs/privacy.md says what it costs.
 [privacy]
@@ -49,6 +51,50 @@ NoNewPrivileges=yes
 PrivateTmp=yes
 ProtectSystem=strict
 ReadWritePaths=/etc/mediclip/{site}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_DAEMON_UNIT = """\
+[Unit]
+Description=MediCLIP, daemon of site {site} of the federation {federation}
+
+[Service]
+# One of two units for a site whose site.toml says clientapp_user = "mediclip-node": this one reads the scans
+# and has no network. The kit's folders state and door belong to mediclip, node and node_key to mediclip-node.
+User=mediclip
+SupplementaryGroups=mediclip-node
+ExecStart=/usr/bin/env mediclip client start --kit /etc/mediclip/{site} --part daemon
+Restart=always
+RestartSec=10
+NoNewPrivileges=yes
+PrivateTmp=yes
+PrivateNetwork=yes
+ProtectSystem=strict
+ReadWritePaths=/etc/mediclip/{site}/state /etc/mediclip/{site}/door
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+_NODE_UNIT = """\
+[Unit]
+Description=MediCLIP, network side of site {site} of the federation {federation}
+After=network-online.target mediclip-daemon.service
+Wants=network-online.target mediclip-daemon.service
+
+[Service]
+# The other of two units: it talks to the coordinator and cannot read the scans. Name their folder here too.
+User=mediclip-node
+InaccessiblePaths=-/etc/mediclip/{site}/scans -/etc/mediclip/{site}/state
+ExecStart=/usr/bin/env mediclip client start --kit /etc/mediclip/{site} --part node
+Restart=always
+RestartSec=10
+NoNewPrivileges=yes
+PrivateTmp=yes
+ProtectSystem=strict
+ReadWritePaths=/etc/mediclip/{site}/node
 
 [Install]
 WantedBy=multi-user.target
@@ -93,6 +139,17 @@ names leave the site, over outbound connections to {superlink}.
 5. `mediclip client start --kit .` takes part until it is stopped. As a service: copy the folder to
    `/etc/mediclip/{site}`, then `mediclip-client.service` to `/etc/systemd/system`, and run
    `systemctl enable --now mediclip-client`.
+6. Stronger, with a user of its own for the network side, which cannot read the scans: set `clientapp_user`
+   in `site.toml`, and in place of step 5
+
+       useradd --system mediclip; useradd --system mediclip-node
+       cd /etc/mediclip/{site}
+       install -d -o mediclip -m 700 state
+       install -d -o mediclip -g mediclip-node -m 750 door
+       install -d -o mediclip-node -m 700 node
+       chown mediclip-node node_key
+       cp mediclip-daemon.service mediclip-node.service /etc/systemd/system
+       systemctl enable --now mediclip-daemon mediclip-node
 
 The key is good until {not_after}. The coordinator can revoke it at any time; the site can stop at any time.
 Research use only: no result may guide the care of a patient.
@@ -104,6 +161,7 @@ Research use only: no result may guide the care of a patient.
 | ca.crt | certificate of the federation's authority, by which the coordinator is known |
 | node_key, node_key.pub | this site's key and its public half |
 | mediclip-client.service | unit for systemd |
+| mediclip-daemon.service, mediclip-node.service | two units, each with a user of its own |
 """
 
 
@@ -142,9 +200,13 @@ def site_toml(settings: FederationSettings, site: str) -> str:
     )
 
 
-def unit(settings: FederationSettings, site: str) -> str:
-    """Write the site's unit for systemd."""
-    return _UNIT.format(site=site, federation=settings.name)
+def units(settings: FederationSettings, site: str) -> dict[str, str]:
+    """Write the site's units for systemd: one for both its programs, or one for each, by file name."""
+    texts = {"client": _UNIT, "daemon": _DAEMON_UNIT, "node": _NODE_UNIT}
+    return {
+        f"mediclip-{part}.service": text.format(site=site, federation=settings.name)
+        for part, text in texts.items()
+    }
 
 
 def server_unit(settings: FederationSettings) -> str:

@@ -2,7 +2,7 @@
 
 kits/
     _coordinator/   ca.crt ca.key server.crt server.key sites.json mediclip-server.service, for it alone
-    SITE/           the kit: kit.toml site.toml ca.crt node_key node_key.pub unit README.md
+    SITE/           the kit: kit.toml site.toml ca.crt node_key node_key.pub units README.md
     SITE.zip        the same, to hand over by a safe way and then to delete
 """
 
@@ -142,6 +142,7 @@ class Provisioned:
     Attributes:
         kits: The folder.
         made: Sites that got a new key and kit.
+        renewed: Sites whose key got a new term.
         revoked: Sites whose key was revoked.
         refreshed: Sites whose kit was written anew around its old key.
     """
@@ -150,6 +151,7 @@ class Provisioned:
     made: tuple[str, ...]
     revoked: tuple[str, ...]
     refreshed: tuple[str, ...]
+    renewed: tuple[str, ...] = ()
 
 
 def provision(
@@ -158,6 +160,7 @@ def provision(
     *,
     add: Sequence[str] = (),
     revoke: Sequence[str] = (),
+    renew: Sequence[str] = (),
 ) -> Provisioned:
     """Make what a federation needs before it starts, or bring it up to date.
 
@@ -171,12 +174,15 @@ def provision(
         folder: Where the kits go.
         add: Further sites, or revoked ones that get a new key.
         revoke: Sites that may not take part any more. A running coordinator acts on it within seconds.
+        renew: Sites whose key is to count for another term from today, also if it has expired. The site needs
+            the new ``kit.toml`` alone.
 
     Returns:
         What was done.
 
     Raises:
-        SettingsError: If a site to add takes part already, one to revoke does not, or a file is damaged.
+        SettingsError: If a site to add takes part already, one to revoke or renew does not, or a file is
+            damaged.
     """
     now = now_utc()
     kits = Kits(folder)
@@ -185,6 +191,7 @@ def provision(
     first = not kits.register.exists()
     entries = list(kits.entries()) if not first else []
     _check_names(entries, add, revoke, now)
+    entries = _renewed(entries, renew, now + timedelta(days=settings.valid_days))
     _ensure_authority(kits, settings, now)
 
     entries = [
@@ -202,6 +209,8 @@ def provision(
     for entry in entries:
         if entry.name in refreshed:
             _write_kit(kits, settings, entry, digest)
+        elif entry.name in renew and entry.revoked is None:
+            _write_terms(kits, settings, entry, digest)
     made = tuple(dict.fromkeys(wanted))
     for name in made:
         private, public = make_node_key()
@@ -210,7 +219,23 @@ def provision(
         entries.append(entry)
     write_public(kits.coordinator / "mediclip-server.service", kit_files.server_unit(settings).encode())
     kits.write(entries)
-    return Provisioned(kits, made, tuple(revoke), tuple(refreshed))
+    return Provisioned(kits, made, tuple(revoke), tuple(refreshed), tuple(dict.fromkeys(renew)))
+
+
+def _renewed(entries: Sequence[SiteEntry], names: Sequence[str], end: datetime) -> list[SiteEntry]:
+    """Give the latest key of some sites another end, if it was not revoked."""
+    latest = {entry.name: index for index, entry in enumerate(entries)}
+    changed = list(entries)
+    for name in names:
+        index = latest.get(name)
+        if index is None or changed[index].revoked is not None:
+            message = (
+                f"A site to renew must have a key that was not revoked. {name!r} has none; add it with "
+                "--add-site, which makes one."
+            )
+            raise SettingsError(message)
+        changed[index] = changed[index].model_copy(update={"not_after": end})
+    return changed
 
 
 def _check_names(
@@ -269,13 +294,21 @@ def _write_kit(
     texts = {
         "kit.toml": kit_files.kit_toml(settings, entry.name, digest, entry.not_after),
         "node_key.pub": f"{entry.public_key} {entry.name}\n",
-        "mediclip-client.service": kit_files.unit(settings, entry.name),
+        **kit_files.units(settings, entry.name),
         "README.md": kit_files.readme(settings, entry.name, digest, entry.not_after),
     }
     for name, text in texts.items():
         write_public(folder / name, text.encode())
     write_public(folder / "ca.crt", kits.authority.read_bytes())
     _pack(folder, [*texts, "ca.crt", "node_key", "site.toml"])
+
+
+def _write_terms(kits: Kits, settings: FederationSettings, entry: SiteEntry, digest: str) -> None:
+    """Write what a site needs of a kit whose key lies with it alone."""
+    folder = kits.folder / entry.name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    text = kit_files.kit_toml(settings, entry.name, digest, entry.not_after)
+    write_public(folder / "kit.toml", text.encode())
 
 
 def _pack(folder: Path, names: Sequence[str]) -> None:

@@ -7,13 +7,11 @@ is gone as well may never come to it, and one that was given up may still be at 
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
-from mediclip.errors import FederationError
-from server.status import locked
+from server.locks import held, holder
 
 RUN_LOCK: Final = "run.lock"
 PATIENCE_S: Final = 30.0
@@ -33,29 +31,27 @@ def end_with(coordinator: int) -> None:
         threading.Thread(target=_watch, args=(coordinator,), daemon=True).start()
 
 
-@contextmanager
-def alone(out: Path, *, patience_s: float = PATIENCE_S) -> Iterator[None]:
-    """Hold a run's folder for this process, so that no two write its rounds.
+def alone(out: Path, run: int = 0, *, patience_s: float = PATIENCE_S) -> AbstractContextManager[None]:
+    """Hold a run's folder for this process, so that no two write its rounds and its end is seen at once.
 
     Args:
         out: The folder.
+        run: Flower's number of the run.
         patience_s: How long another process may take to end.
 
     Raises:
         FederationError: If another still holds it.
     """
-    deadline = time.monotonic() + patience_s
-    with ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(locked(out, RUN_LOCK))
-            except FederationError:
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(_LOOK_EVERY_S)
-            else:
-                break
-        yield
+    message = (
+        f"A run's folder must have one ServerApp. One works in {out.name} still; end that process, or choose "
+        "another folder."
+    )
+    return held(out / RUN_LOCK, message, owner=str(run), wait_s=patience_s)
+
+
+def run_in_work(out: Path) -> str | None:
+    """Say whose process works in a run's folder: Flower's number of the run, None if there is none."""
+    return holder(out / RUN_LOCK)
 
 
 def _watch(coordinator: int) -> None:

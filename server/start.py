@@ -3,13 +3,12 @@
 out/
     coordinator.json coordinator.lock schema.json recipe.json
     checkpoint.safetensors history.jsonl outcome.json final.safetensors run.lock    written by the ServerApp
+    model.safetensors                                                  to score with, once the run has ended
     flower/     state.db superlink.log and the output of each program
 """
 
-import errno
 import os
-import socket
-import sys
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,19 +20,22 @@ from mediclip.config import Recipe
 from mediclip.errors import FederationError, MediClipError, SettingsError
 from mediclip.training.checkpoint import write_atomically
 from server.app import CHECKPOINT, HISTORY, OUTCOME, STOP, refuse_earlier_run
-from server.authority import now_utc
-from server.checkpointing import RunIdentity, load_round
+from server.authority import now_utc, write_private
+from server.checkpointing import load_round
 from server.federation import FederationSettings
 from server.flower_processes import (
     FlowerHome,
     Program,
     free_port,
-    script,
+    wait_until_free,
     wait_until_listening,
 )
 from server.history import History
+from server.model_file import identity_of, write_model
 from server.outcome import judge, raise_failure
+from server.programs import superexec_command, superlink_command
 from server.provision import Kits, SiteEntry
+from server.run_process import run_in_work
 from server.settings import RunSettings
 from server.status import Phase, SiteStatus, Status, locked, write_status
 from server.superlink import ControlApi, Node, key_bytes
@@ -41,7 +43,7 @@ from server.superlink import ControlApi, Node, key_bytes
 CONNECTION: Final = "coordinator"
 _TICK_S: Final = 0.5
 _ASK_EVERY_S: Final = 2.0
-_PORT_FREE_WITHIN_S: Final = 30.0
+_ACCEPTED_WITHIN_S: Final = 60.0
 _CRASHES_WITHOUT_A_ROUND: Final = 3
 _WRITE_AT_LEAST_EVERY_S: Final = 10.0
 
@@ -107,6 +109,7 @@ def coordinate(launch: Launch, on_status: OnStatus | None = None) -> Status:
         except BaseException:
             coordinator.tell("interrupted")
             raise
+        write_model(launch.settings, launch.recipe, out)
         return coordinator.tell("stopped" if coordinator.stop_wanted else "finished")
 
 
@@ -153,16 +156,8 @@ def _finished_round(launch: Launch, out: Path) -> int:
     checkpoint = out / CHECKPOINT
     if not checkpoint.exists():
         return 0
-    schema, settings = launch.settings.schema_for(launch.recipe), launch.settings
-    identity = RunIdentity(
-        schema.digest(),
-        launch.recipe.digest(),
-        settings.seed,
-        settings.strategy,
-        settings.local_steps,
-        settings.codec,
-    )
-    return load_round(checkpoint, schema, identity).number
+    settings, recipe = launch.settings, launch.recipe
+    return load_round(checkpoint, settings.schema_for(recipe), identity_of(settings, recipe)).number
 
 
 @dataclass
@@ -192,49 +187,36 @@ class _Coordinator:
         self._entries: tuple[SiteEntry, ...] = launch.kits.active(now_utc())
         self._keys = {entry.name: key_bytes(entry.public_key) for entry in launch.kits.entries()}
 
-        kits = launch.kits
-        port = free_port()
-        address = f"127.0.0.1:{port}"
-        host, public = launch.settings.listener
-        self._port = port
-        self._home = FlowerHome.open(
-            self._out / "flower", CONNECTION, address, certificate=kits.authority.resolve()
-        )
+        self._port = free_port()
+        address = f"127.0.0.1:{self._port}"
+        authority = launch.kits.authority.resolve()
+        self._home = FlowerHome.open(self._out / "flower", CONNECTION, address, certificate=authority)
+        secret, secret_file = secrets.token_bytes(32), self._home.folder / "secret"
+        write_private(secret_file, secret)
         self._superlink = Program(
             "flower-superlink",
-            (
-                *(sys.executable, "-m", "server.superlink"),
-                *("--public", f"[{host}]:{public}" if ":" in host else f"{host}:{public}"),
-                *("--parent-pid", str(os.getpid())),
-                *("--host", "127.0.0.1", "--port", str(port)),
-                *("--ssl-ca-certfile", str(kits.authority.resolve())),
-                *("--ssl-certfile", str(kits.certificate.resolve())),
-                *("--ssl-keyfile", str(kits.key.resolve())),
-                *("--enable-supernode-auth", "--database", str(self._home.folder / "state.db")),
-                *("--isolation", "process", "--disable-runtime-dependency-installation"),
-                *("--log-file", str(self._home.folder / "superlink.log")),
+            superlink_command(
+                launch.kits,
+                launch.settings.listener,
+                self._port,
+                database=self._home.folder / "state.db",
+                log=self._home.folder / "superlink.log",
+                secret=secret_file,
             ),
         )
-        self._superexec = Program(
-            "flower-superexec",
-            (
-                script("flower-superexec"),
-                *("--runtime-api-address", address, "--root-certificates", str(kits.authority.resolve())),
-                *("--parent-pid", str(os.getpid())),
-            ),
-        )
-        self._api = ControlApi(address, kits.authority)
+        self._superexec = Program("flower-superexec", superexec_command(launch.kits, address, secret_file))
+        self._api = ControlApi(address, authority, secret)
 
     def run_to_the_end(self) -> None:
         """Start, wait for the quorum, and submit the run until it has finished or was stopped."""
         self._read_history()
-        _wait_for_port(*self._launch.settings.listener)
+        wait_until_free(*self._launch.settings.listener)
         wait_until_listening(self._superlink.keep_up(self._home), self._port)
-        for run in self._api.unfinished_runs():  # of a coordinator that was killed
-            self._api.stop_run(run)
+        self._end_earlier_runs()
         self._wait_for_quorum()
         crashes, before = 0, self._seen.round
         while not self.stop_wanted:
+            self._end_earlier_runs()
             status = self._follow(self._submit())
             verdict = judge(self._out, status)
             if verdict == "finished":
@@ -246,6 +228,12 @@ class _Coordinator:
             if crashes >= _CRASHES_WITHOUT_A_ROUND:
                 raise_failure(self._out, status)
             self._resubmitted += 1
+
+    def _end_earlier_runs(self) -> None:
+        """End what a coordinator that was killed, or a ServerApp that is gone, left unfinished."""
+        with suppress(FederationError):
+            for run in self._api.unfinished_runs():
+                self._api.stop_run(run)
 
     @property
     def stop_wanted(self) -> bool:
@@ -306,27 +294,35 @@ class _Coordinator:
 
     def _submit(self) -> int:
         (self._out / OUTCOME).unlink(missing_ok=True)
-        config = self._home.write_run_config(self._run.to_run_config())
-        arguments = ("run", str(self._home.root), CONNECTION, "--run-config", str(config))
-        for _ in range(_CRASHES_WITHOUT_A_ROUND):
-            answer = self._home.ask(*arguments)
-            if answer:
-                return int(answer["run-id"])
+        deadline = time.monotonic() + _ACCEPTED_WITHIN_S
+        while True:
+            try:
+                return self._api.start_run(self._home.root, self._run.to_run_config())
+            except FederationError:  # the SuperLink may be starting
+                if time.monotonic() > deadline:
+                    raise
             self._look("running")
-            time.sleep(5 * _TICK_S)
-        message = (
-            "Flower must accept the run. It did not; flower/flwr.log in the run's folder says why, "
-            "and --resume goes on."
-        )
-        raise FederationError(message)
+            time.sleep(_TICK_S)
 
     def _follow(self, run: int) -> str:
         self._seen.run_status = ""
+        began = False
         while not self._seen.run_status.startswith("finished"):
             self._look("stopping" if self.stop_wanted else "running", run)
+            works = run_in_work(self._out) == str(run)
+            if began and not works and not (self._out / OUTCOME).exists():
+                return self._give_up(run)
+            began = began or works
             time.sleep(_TICK_S)
         self._read_history()
         return self._seen.run_status
+
+    def _give_up(self, run: int) -> str:
+        """End a run whose process is gone without a word, which Flower would wait a minute for."""
+        with suppress(FederationError):  # a SuperLink that is away stops it when it is asked for the next one
+            self._api.stop_run(run)
+        self._read_history()
+        return "finished:killed"
 
     def _look(self, phase: Phase, run: int | None = None) -> None:
         self._superlink.keep_up(self._home)
@@ -371,28 +367,3 @@ class _Coordinator:
         finished = [entry for entry in entries if "failed" not in entry]
         self._seen.round = finished[-1]["round"] if finished else 0
         self._seen.metrics = finished[-1]["metrics"] if finished else {}
-
-
-def _wait_for_port(host: str, port: int) -> None:
-    """Wait until the public address can be bound: a killed coordinator's SuperLink needs a moment to end.
-
-    Raises:
-        SettingsError: If it cannot be.
-    """
-    deadline = time.monotonic() + _PORT_FREE_WITHIN_S
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    while True:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((host, port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
-                    message = (
-                        f"The public address must be one that this machine can listen on. {host}:{port} is "
-                        f"not ({error.strerror}); correct 'listen' in federation.toml, or end what holds it."
-                    )
-                    raise SettingsError(message) from error
-            else:
-                return
-        time.sleep(_TICK_S)

@@ -1,10 +1,7 @@
 """What a coordinator says about itself while it runs, in a file that ``mediclip server status`` reads."""
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -12,11 +9,12 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from mediclip.config import Settings
-from mediclip.errors import FederationError, SettingsError
+from mediclip.errors import SettingsError
 from mediclip.training.checkpoint import write_atomically
+from server.locks import held, holder
 
 STATUS: Final = "coordinator.json"
-LOCK: Final = "coordinator.lock"
+_LOCK: Final = "coordinator.lock"
 
 Phase = Literal["starting", "waiting", "running", "stopping", "finished", "stopped", "failed", "interrupted"]
 
@@ -104,34 +102,17 @@ def read_status(out: Path) -> Status:
 
 def is_running(out: Path) -> bool:
     """Say whether a coordinator holds a run's folder."""
-    try:
-        with locked(out):
-            return False
-    except FederationError:
-        return True
+    return holder(out / _LOCK) is not None
 
 
-@contextmanager
-def locked(out: Path, name: str = LOCK) -> Iterator[None]:
+def locked(out: Path) -> AbstractContextManager[None]:
     """Hold a run's folder, so that no two coordinators write into it.
-
-    Args:
-        out: The folder.
-        name: Name of the lock's file; a run's own process has another.
 
     Raises:
         FederationError: If another process holds it.
     """
-    handle = os.open(out / name, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            message = (
-                f"A run's folder must have one coordinator. One works in {out.name} already; stop it with "
-                "'mediclip server stop', or choose another folder."
-            )
-            raise FederationError(message) from error
-        yield
-    finally:
-        os.close(handle)
+    message = (
+        f"A run's folder must have one coordinator. One works in {out.name} already; stop it with "
+        "'mediclip server stop', or choose another folder."
+    )
+    return held(out / _LOCK, message)

@@ -1,72 +1,90 @@
 """All that leans on Flower's internals at the coordinator; ``tests/server/test_superlink.py`` holds it.
 
 Stock Flower serves every API on one port, so whoever has the authority's certificate could submit code to all
-sites. :func:`main` runs the same SuperLink with two listeners: the whole API on loopback, and on the public
-address nothing but what a site's SuperNode needs.
+sites. :func:`main` runs the same SuperLink with two listeners: the whole API on loopback, for this user's own
+processes and with the coordinator's secret, and on the public address nothing but what a site's SuperNode
+needs, within bounds that hold before anybody is authenticated.
 
-Run as:  python -m server.superlink --public HOST:PORT --parent-pid PID  and flower-superlink's own options
+Run as:  python -m server.superlink --public HOST:PORT --parent-pid PID --secret FILE
+         and flower-superlink's own options
 """
 
 import asyncio
+import contextlib
+import hashlib
 import importlib
 import os
+import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mediclip.errors import FederationError
+from server.bounds import Bounded, Bounds, IsSite, Refusals, Scope
 from server.federation import split_address
+from server.guards import SECRET_HEADER, control_token, fleet_only, with_secret
+from server.ports import Port, is_own_user
 
 SUPERLINK_PROGRAM: Final = "flwr.superlink.cli.flower_superlink"
-_FLEET: Final = "/v1/fleet/"
-_HEALTH: Final = "/health"
+DATABASE: Final = "flwr.supercore.sql_mixin"
+_BUSY_MS: Final = 60_000
 _ONLINE: Final = "online"
 _UNREGISTERED: Final = "unregistered"
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-
-def fleet_only(application: Application) -> Application:
-    """Let nothing through but the sites' paths and health, over HTTP.
+def is_signed_by_site(application: Any) -> IsSite:  # noqa: ANN401 - Flower's
+    """Make a function that checks a request's head as Flower will check the request.
 
     Args:
-        application: The SuperLink's ASGI application.
+        application: The SuperLink's, whose state knows the registered keys.
 
     Returns:
-        An ASGI application that answers 404 to all else.
+        The function; true where a registered key has signed the time, and that is near.
     """
+    from flwr.superlink.routers.fleet import node_auth  # noqa: PLC0415 - seconds
 
-    async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "http" and (path.startswith(_FLEET) or path == _HEALTH):
-            await application(scope, receive, send)
-        elif scope["type"] == "http":
-            headers = [(b"content-type", b"text/plain")]
-            await send({"type": "http.response.start", "status": 404, "headers": headers})
-            await send({"type": "http.response.body", "body": b"not found"})
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
+    def is_signed(scope: Scope) -> bool:
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        return _is_signed(headers, node_auth, application.state.linkstate_factory.state())
 
-    return guarded
+    return is_signed
+
+
+def _is_signed(headers: Mapping[str, str], names: Any, linkstate: Any) -> bool:  # noqa: ANN401 - Flower's
+    try:
+        public = names.b64decode(headers[names.FLEET_HTTP_PUBLIC_KEY_HEADER], validate=True)
+        signature = names.b64decode(headers[names.FLEET_HTTP_SIGNATURE_HEADER], validate=True)
+        signed = headers[names.TIMESTAMP_HEADER]
+        age_s = (names.now() - names.datetime.datetime.fromisoformat(signed)).total_seconds()
+        is_near = abs(age_s) < names.TIMESTAMP_TOLERANCE + names.SYSTEM_TIME_TOLERANCE
+        key = names.bytes_to_public_key(public)
+        return (
+            is_near
+            and bool(names.verify_signature(key, signed.encode("ascii"), signature))
+            and linkstate.get_node_id_by_public_key(public) is not None
+        )
+    except (KeyError, ValueError, TypeError, UnicodeError):
+        return False
 
 
 def main() -> None:
     """Run a SuperLink with the two listeners until a signal, or until the coordinator is gone."""
     public, parent = _take("--public"), int(_take("--parent-pid"))
+    secret_file = Path(_take("--secret"))
+    sys.argv += ["--superexec-auth-secret-file", str(secret_file)]
+    _raise_open_files()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     program: Any = importlib.import_module(SUPERLINK_PROGRAM)
     factory: Any = importlib.import_module("flwr.superlink.main")
+    _wait_for_a_busy_database()
     config = program._parse_superlink_lifespan_config()  # noqa: SLF001 - Flower has no other way
     application = factory.create_app(config, program.SuperLinkLifespan)
-    asyncio.run(_serve(application, config, public))
+    asyncio.run(_serve(application, config, public, secret_file.read_bytes()))
 
 
 @dataclass(frozen=True)
@@ -90,11 +108,12 @@ class ControlApi:
     Args:
         address: ``host:port``.
         certificate: Of the authority that signed the SuperLink's.
+        secret: The coordinator's secret.
 
     Every method raises FederationError if the SuperLink does not answer, or refuses.
     """
 
-    def __init__(self, address: str, certificate: Path) -> None:
+    def __init__(self, address: str, certificate: Path, secret: bytes) -> None:
         # Importing Flower takes a second, which `mediclip --help` must not.
         from flwr.cli.cli_client_interceptor import CliClientHttpInterceptor  # noqa: PLC0415
         from flwr.proto import control_pb2  # noqa: PLC0415
@@ -109,6 +128,7 @@ class ControlApi:
             interceptors=[
                 CliClientHttpInterceptor(),
                 RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+                _Secret(control_token(secret)),
             ],
         )
 
@@ -128,6 +148,27 @@ class ControlApi:
     def unregister(self, node: int) -> None:
         """Let a node take no part any more."""
         self._ask("UnregisterNode", self._messages.UnregisterNodeRequest(node_id=node))
+
+    def start_run(self, application: Path, run_config: Mapping[str, str | int | float | bool]) -> int:
+        """Submit a run, as ``flwr run`` would, which cannot give the secret.
+
+        Args:
+            application: Folder of the application.
+            run_config: Settings of the run.
+
+        Returns:
+            Flower's number of the run.
+        """
+        from flwr.cli.build import build_fab_from_disk  # noqa: PLC0415 - seconds
+        from flwr.common.serde import fab_to_proto, user_config_to_proto  # noqa: PLC0415
+        from flwr.supercore.fab import Fab  # noqa: PLC0415
+
+        content = build_fab_from_disk(application)
+        request = self._messages.StartRunRequest(
+            fab=fab_to_proto(Fab(hashlib.sha256(content).hexdigest(), content, {})),
+            override_config=user_config_to_proto(dict(run_config)),
+        )
+        return int(self._ask("StartRun", request).run_id)
 
     def run_status(self, run: int) -> str:
         """Ask how a run is: ``pending``, ``starting``, ``running`` or ``finished:<how>``."""
@@ -168,22 +209,59 @@ def key_bytes(public_key: str) -> bytes:
     return bytes(public_key_to_bytes(key))
 
 
-async def _serve(application: Application, config: Any, public: str) -> None:  # noqa: ANN401 - Flower's
+class _Secret:
+    """Attaches the control API's secret to a request of Flower's HTTP client."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept(self, context: Any, call_next: Any) -> Any:  # noqa: ANN401 - Flower's
+        context.request.headers[SECRET_HEADER] = self._token
+        return call_next(context)
+
+
+async def _serve(application: Any, config: Any, public: str, secret: bytes) -> None:  # noqa: ANN401 - Flower's
     import uvicorn  # noqa: PLC0415
 
-    tls = {"ssl_keyfile": config.ssl_keyfile, "ssl_certfile": config.ssl_certfile}
-    host, port = split_address(public)
-    common: dict[str, Any] = {**tls, "workers": 1, "log_level": "warning", "access_log": False}
-    private = uvicorn.Server(uvicorn.Config(application, host=config.host, port=config.port, **common))
-    guarded: Any = fleet_only(application)
-    outside = uvicorn.Server(uvicorn.Config(guarded, host=host, port=port, lifespan="off", **common))
-    tasks = [asyncio.create_task(private.serve())]
-    while not private.started and not tasks[0].done():
+    common: dict[str, Any] = {
+        "ssl_keyfile": config.ssl_keyfile,
+        "ssl_certfile": config.ssl_certfile,
+        "log_level": "warning",
+        "access_log": False,
+        "ws": "none",
+    }
+    guarded: Any = with_secret(application, secret)
+    private = uvicorn.Server(uvicorn.Config(guarded, **common))
+    bounds = Bounds()
+    bounded: Any = Bounded(fleet_only(application), is_signed_by_site(application), bounds, Refusals(bounds))
+    outside = uvicorn.Server(uvicorn.Config(bounded, lifespan="off", **common))
+    servers = [asyncio.create_task(private.serve(sockets=[]))]
+    while not private.started and not servers[0].done():
         await asyncio.sleep(0.05)
-    tasks.append(asyncio.create_task(outside.serve()))
-    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    servers.append(asyncio.create_task(outside.serve(sockets=[])))
+    while not outside.started and not servers[1].done():
+        await asyncio.sleep(0.05)
+    inside = Port(private, (config.host, config.port), admits=is_own_user)
+    ports = [asyncio.create_task(port.serve()) for port in (inside, Port(outside, split_address(public)))]
+    await asyncio.wait([*servers, *ports], return_when=asyncio.FIRST_COMPLETED)
+    for port in ports:
+        port.cancel()
     private.should_exit = outside.should_exit = True
-    await asyncio.gather(*tasks)
+    await asyncio.gather(*servers)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(*ports)
+
+
+def _wait_for_a_busy_database() -> None:
+    """Let a request wait for its turn at the state: with 50 sites Flower's 5 s ended in errors of some."""
+    database: Any = importlib.import_module(DATABASE)
+    database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", _BUSY_MS))
+
+
+def _raise_open_files() -> None:
+    """Let this process hold as many connections as its ports allow."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _take(option: str) -> str:

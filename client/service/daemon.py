@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -27,6 +27,7 @@ from client.scrub import noted
 from client.service import site_service_pb2 as pb, wire
 from client.service.account import PrivacyAccount
 from client.service.audit import AuditLog
+from client.service.door import door, find_user
 from client.service.guard import GuardedSite
 from client.service.rounds import RoundStore
 from client.service.site_service_pb2_grpc import SiteServiceServicer, add_SiteServiceServicer_to_server
@@ -178,7 +179,11 @@ def run(kit: Kit, stop: threading.Event, *, site: "Trainer | None" = None) -> No
         guarded = GuardedSite(
             site or _open(kit), kit.policy(), RoundStore(kit.rounds), audit, account=account
         )
-        with serving(guarded, kit.socket):
+        user = kit.site().clientapp_user
+        with ExitStack() as stack:
+            stack.enter_context(serving(guarded, kit.own_socket))
+            if user is not None:
+                stack.enter_context(door(kit.socket, kit.own_socket, find_user(user)))
             audit_end = guarded.audit_end
             _log.info("Serving %s; the audit log has %d lines", guarded.name, audit_end.lines)
             stop.wait()

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -147,6 +148,7 @@ class GuardedSite:
         stored = self._rounds.answer(question)
         if stored is not None and (self._account is None or self._account.has_paid(question)):
             return self._let_go(question, stored, is_repeated=True)
+        started = time.monotonic()
         self._policy.check_images(self._site.count_images(asked.recipe))
         if self._account is not None:
             self._account.pay(question, self._site)
@@ -159,6 +161,7 @@ class GuardedSite:
             question,
             answer,
             is_repeated=False,
+            seconds=round(time.monotonic() - started, 3),
             keep=lambda leaving: self._rounds.keep(question, leaving, {**private, **state}),
             **clipped,
         )

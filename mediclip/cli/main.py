@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from mediclip import __version__, bundle
-from mediclip.cli import calibrate, console, evaluate, export, inspect, remember, score, train, verify
+from mediclip.cli import (
+    backbone,
+    calibrate,
+    console,
+    evaluate,
+    export,
+    inspect,
+    remember,
+    score,
+    train,
+    verify,
+)
 from mediclip.errors import FederationError, MediClipError
 
 _COMMANDS = {"pretrain": "simulation.pretraining.cli"}
@@ -53,6 +64,7 @@ def build() -> typer.Typer:
     app.command("export")(export.export)
     app.command("inspect")(inspect.inspect)
     app.command("verify")(verify.verify)
+    app.command("backbone")(backbone.backbone)
     try:
         bundle.put_first_on_path()
     except FederationError:

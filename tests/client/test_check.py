@@ -125,7 +125,7 @@ FAULTS = {
     "expired": (
         "kit",
         lambda k: set_in(k.folder / "kit.toml", "2100-01-01", "2020-01-01"),
-        "it expired on 2020-01-01; ask the coordinator",
+        "This one expired on 2020-01-01; ask the coordinator",
     ),
     "other code": (
         "code",

@@ -1,17 +1,22 @@
 """What is relied on of Flower's insides, so that another version of Flower fails here and not at a site."""
 
+import importlib
 import inspect
 import io
 import os
+import re
 import subprocess
 import sys
+import time
 import zipfile
+from itertools import accumulate
 
 import pytest
 from flwr.cli.build import build_fab_from_disk
 from flwr.supercore.constant import TASK_TYPE_TO_COMMAND, TaskType
 from flwr.supercore.error import ApiErrorCode
 from flwr.supercore.exit import ExitCode
+from flwr.supercore.superexec import run_superexec
 from flwr.supernode import start_client_internal
 from flwr.supernode.runtime import run_clientapp as runtime
 
@@ -54,6 +59,35 @@ def test_flower_starts_its_programs_by_name_from_the_path():
     assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == "flwr-clientapp"
     source = inspect.getsource(start_client_internal.start_client_internal)
     assert 'command = ["flower-superexec"]' in source
+
+
+def test_flowers_supernode_uses_of_time_nothing_but_the_sleep_that_is_replaced():
+    loop = importlib.import_module(flower.SUPERNODE_LOOP)
+    source = inspect.getsource(loop)
+    assert vars(loop)["time"] is time
+    assert set(re.findall(r"\btime\.\w+\(", source)) == {"time.sleep("}
+    assert re.findall(r"time\.sleep\((.*)\)", source) == ["3", "0.5", "0.5"]
+    assert flower._IDLE_S == 3
+
+
+def test_a_node_looks_often_after_an_answer_and_as_seldom_as_flower_when_idle():
+    clock = flower.EagerClock()
+    assert clock.pause(0.5) < 0.1
+    pauses = [clock.pause(3) for _ in range(200)]
+    waits = list(accumulate(pauses, initial=0.0))
+    assert pauses[0] <= 0.2
+    assert all(pause <= max(0.2, wait / 20) + 1e-9 for pause, wait in zip(pauses, waits, strict=False))
+    assert pauses[-1] == 3
+    assert clock.pause(0.5) < 0.1
+    assert clock.pause(3) == pauses[0]
+
+
+def test_superexec_still_takes_the_pause_between_two_looks_for_work(monkeypatch, tmp_path):
+    environment = site_environment(tmp_path)
+    monkeypatch.setenv(
+        run_superexec._TASK_POLL_INTERVAL_ENV, environment[run_superexec._TASK_POLL_INTERVAL_ENV]
+    )
+    assert run_superexec._get_task_poll_interval() <= 0.1
 
 
 def test_the_numbers_that_a_supervisor_reads_are_flowers_own():

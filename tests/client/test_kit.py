@@ -1,9 +1,11 @@
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from client.kit import Kit
-from mediclip.errors import SettingsError
+from mediclip.cli.main import main
+from mediclip.errors import FederationError, SettingsError
 from mediclip.provenance import source_digest
 from server.federation import load_federation
 from server.provision import provision
@@ -94,3 +96,34 @@ def test_a_path_too_long_for_a_socket_is_said_before_anything_fails(tmp_path):
     folder.mkdir()
     with pytest.raises(SettingsError, match="move the kit to a shorter path"):
         _ = make_kit(folder).socket
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [(31, ""), (29, "in 29 days: ask the coordinator to renew it"), (0.5, "in 0 days")],
+)
+def test_a_kit_that_expires_soon_says_so(tmp_path, days, words):
+    kit = make_kit(tmp_path)
+    warning = kit.check_term(kit.settings.not_after - timedelta(days=days))
+    assert words in warning
+    assert bool(warning) == bool(words)
+
+
+@pytest.mark.parametrize("days", [0, 1])
+def test_a_kit_that_has_expired_is_refused(tmp_path, days):
+    kit = make_kit(tmp_path)
+    with pytest.raises(FederationError, match="This one expired on 2100-01-01; ask the coordinator"):
+        kit.check_term(kit.settings.not_after + timedelta(days=days))
+
+
+def test_a_site_whose_kit_has_expired_is_not_started_and_its_status_says_so(tmp_path, capsys):
+    kit = make_kit(tmp_path)
+    edit(kit, "2100-01-01", "2020-01-01")
+    for arguments, code in ((["start"], 7), (["status", "--json"], 7)):
+        with pytest.raises(SystemExit) as end:
+            main(["client", *arguments, "--kit", str(tmp_path)])
+        assert end.value.code == code
+    written = capsys.readouterr()
+    assert "expired on 2020-01-01" in json.loads(written.out)["term"]
+    assert "expired on 2020-01-01" in written.err
+    assert not kit.socket.exists()

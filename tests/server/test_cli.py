@@ -39,7 +39,9 @@ def test_provisioning_names_what_it_made_and_what_it_kept(write_federation, tmp_
     assert code == 0
     assert "revoked south" in lines
     assert any(line.startswith("made") for line in lines)
-    assert "certificate is good until" in lines[-1]
+    assert "certificate is good until" in lines[-3]
+    assert lines[-2].startswith("Hand each SITE.zip")
+    assert lines[-1].startswith("Next: mediclip server start")
     assert {path.name for path in (tmp_path / "k").glob("*.zip")} == {
         "north.zip",
         "south.zip",

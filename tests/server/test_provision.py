@@ -17,7 +17,8 @@ from server.authority import make_authority, make_server_certificate, now_utc
 from server.federation import load_federation
 from server.provision import Kits, provision
 
-KIT = {"kit.toml", "site.toml", "ca.crt", "node_key", "node_key.pub", "mediclip-client.service", "README.md"}
+UNITS = {f"mediclip-{part}.service" for part in ("client", "daemon", "node")}
+KIT = {"kit.toml", "site.toml", "ca.crt", "node_key", "node_key.pub", "README.md", *UNITS}
 
 
 @pytest.fixture
@@ -68,6 +69,10 @@ def test_a_kit_can_be_read_by_the_site_that_gets_it(kits):
 def test_the_units_start_what_the_commands_offer(kits):
     site = (kits.folder / "north" / "mediclip-client.service").read_text()
     assert "mediclip client start --kit /etc/mediclip/north\n" in site
+    for part, user in (("daemon", "mediclip"), ("node", "mediclip-node")):
+        text = (kits.folder / "north" / f"mediclip-{part}.service").read_text()
+        assert f"mediclip client start --kit /etc/mediclip/north --part {part}\n" in text
+        assert f"User={user}\n" in text
     server = (kits.coordinator / "mediclip-server.service").read_text()
     assert "mediclip server start /etc/mediclip/federation.toml --out /var/lib/mediclip --resume\n" in server
 
@@ -232,3 +237,34 @@ def test_a_register_that_is_missing_or_damaged_is_named(kits, text):
         kits.register.write_text(text)
     with pytest.raises(SettingsError, match=r"sites\.json|'sites'"):
         kits.entries()
+
+
+def test_a_renewed_site_keeps_its_key_and_needs_the_new_kit_toml_alone(kits, write_federation):
+    settings, _ = load_federation(write_federation(valid_days=700))
+    keys = {entry.name: entry.public_key for entry in kits.entries()}
+    (kits.folder / "south" / "node_key").unlink()  # handed over, and deleted here
+    before = contents(kits.folder)
+    done = provision(settings, kits.folder, renew=["south", "west", "south"])
+    assert (done.renewed, done.made, done.refreshed) == (("south", "west"), (), ("north", "west"))
+    assert {entry.name: entry.public_key for entry in kits.entries()} == keys
+    changed = {str(path) for path, content in contents(kits.folder).items() if before[path] != content}
+    assert changed == {
+        "south/kit.toml",
+        *("west/kit.toml", "west/README.md", "west.zip"),
+        "_coordinator/sites.json",
+    }
+    terms = {entry.name: entry.not_after - now_utc() for entry in kits.entries()}
+    assert terms["north"] < timedelta(days=366) < timedelta(days=699) < terms["south"]
+    assert Kit(kits.folder / "south").settings.not_after == now_utc() + terms["south"]
+
+
+def test_an_expired_site_is_renewed_and_a_revoked_or_unknown_one_is_not(kits, write_federation):
+    settings, _ = load_federation(write_federation())
+    past = now_utc() - timedelta(days=1)
+    kits.write([entry.model_copy(update={"not_after": past}) for entry in kits.entries()])
+    provision(settings, kits.folder, renew=["north"])
+    assert [entry.name for entry in kits.active(now_utc())] == ["north"]
+    provision(settings, kits.folder, revoke=["north"])
+    for name in ("north", "nowhere"):
+        with pytest.raises(SettingsError, match=f"'{name}' has none; add it with --add-site"):
+            provision(settings, kits.folder, renew=[name])

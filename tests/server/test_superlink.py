@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import importlib
+import inspect
 import os
 import ssl
 import subprocess
@@ -10,17 +11,25 @@ import sys
 import threading
 from contextlib import contextmanager
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives import serialization
 from fastapi.routing import iter_route_contexts
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.superexec import run_superexec
 
+from mediclip import bundle
 from mediclip.errors import FederationError
 from server.authority import make_node_key
 from server.federation import load_federation
 from server.flower_processes import FlowerHome, free_port, script, stop_group, wait_until_listening
+from server.guards import SECRET_HEADER, control_token, fleet_only
+from server.programs import superlink_command
 from server.provision import provision
-from server.superlink import SUPERLINK_PROGRAM, ControlApi, fleet_only, key_bytes
+from server.superlink import DATABASE, SUPERLINK_PROGRAM, ControlApi, key_bytes
 
 # Every path that the public port offers. A version of Flower that adds one must be looked at first.
 PUBLIC = {"/health"} | {
@@ -53,6 +62,10 @@ COVETED = {
 }
 
 
+NOBODY = 65534
+SECRET = b"known to the coordinator alone"
+
+
 def paths_of_flower():
     factory = importlib.import_module("flwr.superlink.main")
     return {context.path for context in iter_route_contexts(factory.create_app().routes)}
@@ -63,6 +76,12 @@ def test_flower_still_has_the_names_that_are_leaned_on():
     assert callable(program._parse_superlink_lifespan_config)
     fields = program.SuperLinkLifespanConfig.__dataclass_fields__
     assert {"host", "port", "ssl_keyfile", "ssl_certfile"} <= set(fields)
+
+
+def test_flowers_database_takes_the_pragma_that_is_added():
+    database = importlib.import_module(DATABASE)
+    assert {len(pragma) for pragma in database.SQLITE_PRAGMAS} == {2}
+    assert 'cursor.execute(f"PRAGMA {pragma} = {value};")' in inspect.getsource(database)
 
 
 def test_flowers_paths_are_those_that_were_looked_at():
@@ -135,7 +154,7 @@ def deployed(tmp_path_factory):
 
 def federation_settings(folder):
     text = (
-        f'name = "guarded"\naddress = "127.0.0.1:{free_port()}"\nsites = ["north"]\ntaps = [1]\n'
+        f'name = "guarded"\naddress = "127.0.0.1:{free_port()}"\nsites = ["north"]\nmin_sites = 1\ntaps = [1]\n'
         '[backbone]\nspec = "embedded"\nwidth = 1\nembed_dim = 1\ntext_width = 1\n'
     )
     (folder / "federation.toml").write_text(text)
@@ -145,14 +164,18 @@ def federation_settings(folder):
 @contextmanager
 def superlink(folder, kits, public):
     port = free_port()
+    (folder / "secret").write_bytes(SECRET)
     home = FlowerHome.open(folder / "flower", "link", f"127.0.0.1:{port}", certificate=kits.authority)
     process = home.start(
         "flower-superlink",
-        *(sys.executable, "-m", "server.superlink"),
-        *("--public", f"127.0.0.1:{public}", "--parent-pid", str(os.getpid())),
-        *("--host", "127.0.0.1", "--port", str(port), "--ssl-ca-certfile", str(kits.authority)),
-        *("--ssl-certfile", str(kits.certificate), "--ssl-keyfile", str(kits.key)),
-        *("--enable-supernode-auth", "--database", str(folder / "state.db"), "--isolation", "process"),
+        *superlink_command(
+            kits,
+            ("127.0.0.1", public),
+            port,
+            database=folder / "state.db",
+            log=folder / "superlink.log",
+            secret=folder / "secret",
+        ),
     )
     try:
         wait_until_listening(process, port)
@@ -162,12 +185,12 @@ def superlink(folder, kits, public):
         stop_group(process)
 
 
-def post(kits, port, path, body=b"", kind="application/x-protobuf"):
+def post(kits, port, path, body=b"", kind="application/protobuf", headers=()):
     """Post to a path exactly as written and give the answer's status."""
     trust = ssl.create_default_context(cafile=kits.authority)
     connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=trust)
     try:
-        connection.request("POST", path, body, {"content-type": kind, "accept": kind})
+        connection.request("POST", path, body, {"content-type": kind, "accept": kind, **dict(headers)})
         return connection.getresponse().status
     finally:
         connection.close()
@@ -178,11 +201,91 @@ def test_from_the_public_port_no_path_but_the_sites_own_is_there(deployed):
     kits, public, private, _, _ = deployed
     closed = paths_of_flower() - PUBLIC
     assert {path: post(kits, public, path) for path in closed} == dict.fromkeys(closed, 404)
-    assert 404 not in {post(kits, private, path) for path in COVETED}  # the same requests, from inside
+    known = {SECRET_HEADER: control_token(SECRET)}
+    there = {post(kits, private, path, kind="text/plain", headers=known) for path in COVETED}
+    assert there == {415}  # from inside: the paths are there, and refuse what is no message
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["application/x-protobuf", "application/json", "text/plain"])
+def test_on_loopback_nothing_is_there_for_whoever_has_not_the_secret(deployed):
+    kits, _, private, _, _ = deployed
+    rest = sorted(paths_of_flower() - {"/health"})
+    for headers in ({}, {SECRET_HEADER: control_token(b"a guess")}, {SECRET_HEADER: SECRET.hex()}):
+        answers = {path: post(kits, private, path, headers=headers) for path in rest}
+        assert {path: s for path, s in answers.items() if s not in {401, 403, 405, 422}} == {}
+        control = {status for path, status in answers.items() if not path.startswith("/v1/runtime/")}
+        assert control == {403}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("secret", [b"a guess", None])
+def test_on_loopback_no_task_is_given_to_a_superexec_without_the_secret(deployed, secret):
+    kits, _, private, _, _ = deployed
+    assert acquire_task(kits, private, SECRET) is None  # there is none to take, but it may ask
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        acquire_task(kits, private, secret)
+
+
+def acquire_task(kits, port, secret):
+    """Ask for a task as SuperExec does, and give its token."""
+    methods = run_superexec._SUPEREXEC_AUTH_METHODS
+    signed = SuperExecAuthHttpInterceptor(master_secret=secret or b"x", protected_methods=methods)
+    client = RuntimeHttpClient.from_server_address(
+        server_address=f"127.0.0.1:{port}",
+        insecure=False,
+        root_certificates=kits.authority.read_bytes(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            *([signed] if secret else []),
+        ],
+    )
+    try:
+        return client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"])).token or None
+    finally:
+        client.close()
+
+
+@pytest.mark.slow
+def test_a_wrong_secret_opens_no_control_api(deployed):
+    kits, _, private, _, _ = deployed
+    api = ControlApi(f"127.0.0.1:{private}", kits.authority, b"a guess")
+    for ask in (api.nodes, api.unfinished_runs, lambda: api.start_run(bundle.application_root(), {})):
+        with pytest.raises(FederationError, match="must answer"):
+            ask()
+    api.close()
+
+
+ASK_HEALTH = """
+import http.client, ssl, sys
+trust = ssl._create_unverified_context()
+connection = http.client.HTTPSConnection("127.0.0.1", int(sys.argv[1]), context=trust)
+connection.request("GET", "/health")
+print(connection.getresponse().status)
+"""
+
+
+@pytest.mark.slow
+def test_on_loopback_another_user_of_the_machine_is_not_even_greeted(deployed):
+    _, public, private, _, _ = deployed
+
+    def health(port, **user):
+        return subprocess.run(
+            ["/usr/bin/env", "python3", "-I", "-c", ASK_HEALTH, str(port)],
+            capture_output=True, text=True, timeout=30, cwd="/", check=False, **user,
+        )  # fmt: skip
+
+    assert health(private).stdout == "200\n"
+    if (
+        os.geteuid() == 0
+    ):  # whoever else runs the tests cannot be another; tests/server/test_ports.py has that
+        assert health(public, user=NOBODY).stdout == "200\n"
+        refused = health(private, user=NOBODY)
+        assert (refused.stdout, refused.returncode) == ("", 1)
+        assert "Error" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["application/protobuf", "application/json", "text/plain"])
 def test_from_the_public_port_a_sites_paths_refuse_whoever_has_no_key(deployed, kind):
     kits, public, _, _, _ = deployed
     answers = {path: post(kits, public, path, kind=kind) for path in PUBLIC - {"/health"}}
@@ -205,14 +308,15 @@ def test_from_the_public_port_no_detour_leads_inside(deployed, path):
 
 
 @pytest.mark.slow
-def test_from_the_public_port_flowers_own_commands_fail_that_work_inside(deployed):
+def test_flowers_own_commands_fail_from_the_public_port_and_on_loopback(deployed):
     kits, _, _, homes, _ = deployed
     key = str(kits.folder / "north" / "node_key.pub")
     assert homes["outside"].ask("ls", "outside") == {}
     assert homes["outside"].ask("supernode", "register", key, "outside") == {}
     assert homes["outside"].ask("run", str(homes["outside"].root), "outside") == {}
     assert "404" in (homes["outside"].folder / "flwr.log").read_text()
-    assert homes["inside"].ask("ls", "inside")["runs"] == []
+    assert homes["inside"].ask("ls", "inside") == {}  # not without the secret, which they cannot give
+    assert "403" in (homes["inside"].folder / "flwr.log").read_text()
 
 
 @pytest.mark.slow
@@ -237,7 +341,7 @@ def test_a_stranger_with_a_key_of_its_own_does_not_get_in(deployed, tmp_path):
 @pytest.mark.slow
 def test_the_control_api_keeps_the_list_of_nodes(deployed):
     kits, _, private, _, _ = deployed
-    api = ControlApi(f"127.0.0.1:{private}", kits.authority)
+    api = ControlApi(f"127.0.0.1:{private}", kits.authority, SECRET)
     try:
         before = {node.key for node in api.nodes()}
         key = key_bytes(make_node_key()[1])
@@ -264,7 +368,7 @@ def test_a_superlink_ends_with_its_coordinator(tmp_path):
     process = home.start(
         "flower-superlink",
         *(sys.executable, "-m", "server.superlink", "--public", "127.0.0.1:1"),
-        *("--parent-pid", str(coordinator.pid), "--insecure"),
+        *("--parent-pid", str(coordinator.pid), "--secret", os.devnull, "--insecure"),
     )
     threading.Timer(0.1, coordinator.kill).start()
     coordinator.wait(10)
