@@ -154,7 +154,8 @@ def deployed(tmp_path_factory):
 
 def federation_settings(folder):
     text = (
-        f'name = "guarded"\naddress = "127.0.0.1:{free_port()}"\nsites = ["north"]\nmin_sites = 1\ntaps = [1]\n'
+        f'name = "guarded"\naddress = "127.0.0.1:{free_port()}"\nsites = ["north"]\n'
+        "min_sites = 1\ntaps = [1]\n"
         '[backbone]\nspec = "embedded"\nwidth = 1\nembed_dim = 1\ntext_width = 1\n'
     )
     (folder / "federation.toml").write_text(text)
