@@ -17,7 +17,7 @@ def write_federation(tmp_path):
 
     def write(*, backbone=(), training=None, **changes):
         recipe = (training or tiny_recipe()).model_dump(mode="json", exclude_none=True)
-        tables = {key: recipe.pop(key) for key in ("prompts", "tasks")}
+        tables = {key: recipe.pop(key) for key in [k for k, v in recipe.items() if isinstance(v, dict)]}
         text = _lines(recipe) + "".join(f"[{key}]\n{_lines(table)}" for key, table in tables.items())
         (tmp_path / "tiny.toml").write_text(text)
         shapes = tiny_backbone().shapes
