@@ -20,7 +20,9 @@ class Gate:
 
     def __init__(self, site, folder):
         self._site, self._folder = site, folder
-        self.name, self.count_images = site.name, site.count_images
+
+    def __getattr__(self, name):
+        return getattr(self._site, name)
 
     def schema_digest(self, recipe):
         self._pass(0)
