@@ -17,7 +17,7 @@ from client.service.door import User, door, find_user, peer_uid
 from client.service.remote import RemoteSite
 from mediclip.errors import FederationError, ServiceError, SettingsError
 from tests.kits import ROOT, daemon, make_kit
-from tests.tiny import tiny_request
+from tests.tiny import fit, tiny_request
 
 CLIENTAPP, THIRD = "nobody", "daemon"
 
@@ -159,7 +159,7 @@ def test_the_clientapps_user_reaches_the_daemon_and_no_scan_and_a_third_user_rea
         path.chmod(0o700 if path.is_dir() else 0o644)
     with daemon(kit):
         site = RemoteSite(kit.socket, "three-hospitals")
-        assert site.fit(tiny_request()).examples == 4
+        assert fit(site, tiny_request()).examples == 4
         site.close()
         assert (kit.socket.parent.name, kit.own_socket.parent.name) == ("door", "state")
         if is_root:

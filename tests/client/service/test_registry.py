@@ -15,7 +15,9 @@ def served():
 
 
 def test_a_site_of_this_process_is_found_by_its_name(served):
-    assert registry.find({"site": "here"}, {}) is served
+    found = registry.find({"site": "here"}, {})
+    assert found.name == served.name
+    assert registry.find({"site": "here"}, {}) is found
 
 
 def test_a_name_can_be_served_once(served):
