@@ -62,8 +62,8 @@ def test_an_image_that_stands_twice_is_no_outsider(tmp_path):
 @pytest.mark.slow
 def test_the_command_prints_rates_with_intervals_and_keeps_nothing(tmp_path, capsys):
     values = tiny_recipe().model_dump(mode="json", exclude_none=True)
-    tables = {key: values.pop(key) for key in ("prompts", "tasks")}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items() if key not in tables]
     for key, table in tables.items():
         lines += [f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
     (tmp_path / "tiny.toml").write_text("\n".join(lines))
