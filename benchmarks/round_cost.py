@@ -42,10 +42,11 @@ def measure(backbone: str, sites: int, rounds: int) -> dict[str, Any]:
         loaded = load_backbone(backbone, image_size=224)
         facts = (backbone, loaded.shapes, loaded.default_taps())
         federation = write_federation(folder, names, facts, rounds=rounds, shots=_SHOTS)
+        sha256 = loaded.sha256
         del loaded
         for site in names:
             kit = folder / "kits" / site
-            _complete_kit(kit, backbone)
+            _complete_kit(kit, backbone, sha256)
             stack.enter_context(running(folder / f"{site}.log", "client", "start", "--kit", str(kit)))
         out, log = folder / "run", folder / "run.log"
         finish(stack.enter_context(running(log, "server", "start", str(federation), "--out", str(out))), log)
@@ -61,14 +62,14 @@ def _row(entry: dict[str, Any], trained: list[dict[int, float]]) -> dict[str, fl
     return {"round": entry["round"], "seconds": entry["seconds"], "training_s": training, "fixed_s": fixed}
 
 
-def _complete_kit(kit: Path, spec: str) -> None:
+def _complete_kit(kit: Path, spec: str, sha256: str) -> None:
     scans = kit / "scans" / "normal"
     scans.mkdir(parents=True)
     y, x = np.mgrid[:224, :224] / 224
     for number in range(_SHOTS):
         blob = np.exp(-8 * ((y - 0.4) ** 2 + (x - 0.3 - 0.1 * number) ** 2))
         Image.fromarray((255 * blob).astype(np.uint8)).save(scans / f"{number}.png")
-    values = {"name": kit.name, "data": "scans", "shots": _SHOTS, "backbone": spec}
+    values = {"name": kit.name, "data": "scans", "shots": _SHOTS, "backbone": spec, "backbone_sha256": sha256}
     (kit / "site.toml").write_text(toml(values), encoding="utf-8")
 
 

@@ -98,7 +98,7 @@ def _one_thread():
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_thread")
 def test_a_site_takes_part_over_tls_survives_kills_and_runs_no_code_but_its_own(link, tmp_path):
-    kit = make_kit(tmp_path / "kit", superlink=link.superlink, backbone_sha256=None)
+    kit = make_kit(tmp_path / "kit", superlink=link.superlink)
     shutil.copy2(link.folder / "ca.crt", kit.certificate)
     link.register(kit)
     out = tmp_path / "out"
