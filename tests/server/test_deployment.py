@@ -86,7 +86,7 @@ def test_three_sites_stopped_and_resumed_get_the_tensors_of_the_in_process_engin
 
 
 @pytest.mark.shared
-def test_three_sites_with_three_real_sets_get_the_tensors_of_the_in_process_engine(deploy, tmp_path, shared):
+def test_three_real_sets_agree(deploy, tmp_path, shared):
     recipe = tiny_recipe().model_copy(update={"image_size": 224})
     spec = f"local-dir:{shared / 'weights' / 'vit-tiny-imagenet'}"
     backbone, taps = load_backbone(spec, image_size=recipe.image_size), (6, 9, 12)
