@@ -50,13 +50,16 @@ class DecoderPool:
         self._idle: list[_Worker] = []
         self._lock = threading.Lock()
 
-    def read(self, path: Path, *, name: str, frame: int | None = None) -> NDArray[Any]:
+    def read(
+        self, path: Path, *, name: str, frame: int | None = None, choices: Choices | None = None
+    ) -> NDArray[Any]:
         """Read an image as grey, as :func:`mediclip.data.formats.read_image`, in a worker.
 
         Args:
             path: The file.
             name: What messages call it.
             frame: Which frame, from 0; the one that stands for the file when omitted.
+            choices: Policies of DICOM chosen in place of the usual ones, by modality.
 
         Returns:
             ``(H, W)``: uint8 in [0, 255] or float32 in [0, 1].
@@ -65,7 +68,7 @@ class DecoderPool:
             ImageError: As ``read_image``; ``DecodeError`` also if the worker crashes or takes too long.
             SettingsError: If there is no such frame.
         """
-        return cast("NDArray[Any]", self._ask("image", path, name, frame))
+        return cast("NDArray[Any]", self._ask("image", path, name, frame, choices=dict(choices or {})))
 
     def read_square(
         self,

@@ -55,7 +55,9 @@ def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, object], bytes]:
     path, name, frame = Path(asked["path"]), asked["name"], asked["frame"]
     match asked["what"]:
         case "image":
-            found: np.ndarray[Any, Any] = formats.read_image(path, name=name, frame=frame)
+            found: np.ndarray[Any, Any] = formats.read_image(
+                path, name=name, frame=frame, choices=asked["choices"]
+            )
         case "square":
             found = to_square(
                 formats.read_image(path, name=name, frame=frame, choices=asked["choices"]), asked["side"]

@@ -127,7 +127,9 @@ def survey(inventory: Inventory, *, seed: int, on_progress: OnProgress | None = 
     }
     copies = _Copies()
     masked = inventory.dataset is not None and has_masks(inventory.dataset.test)
-    for number, seen in enumerate(_read(items, spread, masked=masked)):
+    # As training would see them: a folder may ask for policies of its own.
+    preprocess = Preprocess(policies={} if inventory.dataset is None else inventory.dataset.policies)
+    for number, seen in enumerate(_read(items, preprocess, spread, masked=masked)):
         if isinstance(seen, DataError):
             found.errors[seen.code] += 1
             found.faults.append(str(seen))
@@ -145,18 +147,22 @@ def _sampled(things: Sequence[object], seed: int, name: str, count: int) -> list
     return sorted(int(i) for i in order)
 
 
-def _read(items: Sequence[Item], spread: set[int], *, masked: bool) -> Iterator[_Seen | DataError]:
+def _read(
+    items: Sequence[Item], preprocess: Preprocess, spread: set[int], *, masked: bool
+) -> Iterator[_Seen | DataError]:
     """Read images a few at once, in their order."""
     with ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1), thread_name_prefix="look") as threads:
         for start in range(0, len(items), _CHUNK):
             numbers = range(start, min(start + _CHUNK, len(items)))
-            yield from threads.map(lambda i: _look(items[i], is_sampled=i in spread, masked=masked), numbers)
+            yield from threads.map(
+                lambda i: _look(items[i], preprocess, is_sampled=i in spread, masked=masked), numbers
+            )
 
 
-def _look(item: Item, *, is_sampled: bool, masked: bool) -> _Seen | DataError:
-    pool, preprocess = shared_pool(), Preprocess()
+def _look(item: Item, preprocess: Preprocess, *, is_sampled: bool, masked: bool) -> _Seen | DataError:
+    pool = shared_pool()
     try:
-        grey = pool.read(item.path, name=item.title, frame=item.frame)
+        grey = pool.read(item.path, name=item.title, frame=item.frame, choices=preprocess.policies)
         square = to_square(grey, preprocess.image_size)
         if masked and item.sample is not None and item.sample.split == "test":
             preprocess.load_mask(item.sample)

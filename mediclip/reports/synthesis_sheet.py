@@ -29,7 +29,8 @@ def write_synthesis_sheet(dataset: Dataset, folder: Path, seed: int) -> Path:
         SupportSetError: If there is no normal image.
     """
     normal = [s for s in dataset.train if s.label == NORMAL]
-    support = load_images(draw_support(normal, max(1, min(8, len(normal))), seed), Preprocess())
+    preprocess = Preprocess(policies=dataset.policies)
+    support = load_images(draw_support(normal, max(1, min(8, len(normal))), seed), preprocess)
     rows = []
     for task in TASKS:
         mixture = Mixture({task: 1.0}, second_anomaly=0.5)

@@ -125,6 +125,19 @@ def test_filters_and_seed_count_and_repeat(tree):
     assert first["sheet"]["seed"] == 4
 
 
+def test_the_sheets_show_what_training_sees_under_the_folders_own_policy(tree, tmp_path):
+    after, sheets = {}, {}
+    for name in ("usual", "stored"):
+        found = inspect(tree, "--out", tmp_path / name, "--synthesis")
+        after[name] = found["histograms"]["MR"]["after"]["shares"]
+        sheets[name] = [np.asarray(Image.open(tmp_path / name / f"{s}.png")) for s in ("sheet", "synthesis")]
+        (tree / "dicom.toml").write_text('[policy]\nMR = "stored-range"\n')
+    assert after["usual"] != after["stored"]
+    for usual, stored in zip(*sheets.values(), strict=True):
+        assert usual.shape == stored.shape
+        assert np.abs(usual.astype(int) - stored).max() > 20
+
+
 def test_copies_are_found_across_the_split_and_across_patients(tree):
     path = sorted((tree).rglob("*.dcm"))[1]
     again = pydicom.dcmread(path)
