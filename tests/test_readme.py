@@ -1,13 +1,12 @@
 """What a reader copies from README.md and CONTRIBUTING.md exists."""
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.shown_options import shown_options
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -30,16 +29,7 @@ def test_every_make_target_exists():
 @pytest.mark.parametrize("words", MEDICLIP, ids=" ".join)
 def test_every_command_takes_the_options_that_it_is_given(words):
     name = words[: 2 if words[0] in {"simulate", "client", "server"} else 1]
-    done = subprocess.run(
-        [Path(sys.executable).with_name("mediclip"), *name, "--help"],
-        env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    shown = set(re.findall(r"--[a-z][a-z-]*", done.stdout))
-    assert {word for word in words if word.startswith("--")} <= shown
+    assert {word for word in words if word.startswith("--")} <= shown_options(*name)
 
 
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))

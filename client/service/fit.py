@@ -93,8 +93,8 @@ PrivateState = Mapping[str, NDArray[np.generic]]
 """What a site keeps for itself from round to round, by name: tensors, optimiser state; it never leaves."""
 
 
-class Fitter(Protocol):
-    """A site that trains and keeps nothing from round to round."""
+class Named(Protocol):
+    """What every view of a site has."""
 
     @property
     def name(self) -> str:
@@ -112,6 +112,10 @@ class Fitter(Protocol):
         """
         ...
 
+
+class Fitter(Named, Protocol):
+    """A site that trains and keeps nothing from round to round."""
+
     def fit(self, request: FitRequest) -> FitReply:
         """Train for one round; the same request gets the same reply.
 
@@ -121,17 +125,8 @@ class Fitter(Protocol):
         ...
 
 
-class Trainer(Protocol):
+class Trainer(Named, Protocol):
     """A site as its daemon sees it: it trains, and leaves keeping and deciding to others."""
-
-    @property
-    def name(self) -> str:
-        """What the server calls the site."""
-        ...
-
-    def schema_digest(self, recipe: str) -> str:
-        """Digest the tensors that the site would send for a recipe in JSON."""
-        ...
 
     def count_images(self, recipe: str) -> int:
         """Count the support images that a recipe in JSON would be trained with."""
@@ -157,24 +152,8 @@ class Trainer(Protocol):
         ...
 
 
-class SiteService(Protocol):
+class SiteService(Named, Protocol):
     """A site as the ClientApp sees it, whether it lives in this process or behind a socket."""
-
-    @property
-    def name(self) -> str:
-        """What the server calls the site."""
-        ...
-
-    def schema_digest(self, recipe: str) -> str:
-        """Digest the tensors that the site would send.
-
-        Args:
-            recipe: The recipe as JSON.
-
-        Raises:
-            MediClipError: If the site cannot or will not train with it.
-        """
-        ...
 
     def choose_codec(self, wanted: str) -> str:
         """Choose the codec of the site's answers, all names with version.
