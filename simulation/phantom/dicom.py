@@ -233,12 +233,17 @@ def _add_magnetic_resonance(dataset: Dataset) -> None:
     dataset.MRAcquisitionType = "2D"
     dataset.RepetitionTime, dataset.EchoTime, dataset.EchoTrainLength = 500, 10, 1
     dataset.MagneticFieldStrength = 3
+    _add_plane(dataset, spacing_mm=1)
+
+
+def _add_plane(dataset: Dataset, *, spacing_mm: float) -> None:
+    """Where an axial slice lies (PS3.3 C.7.4.1, C.7.6.2), with square pixels of a side in millimetres."""
     dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", dataset.StudyInstanceUID])
     dataset.PositionReferenceIndicator = ""
     dataset.PatientPosition = "HFS"
     dataset.ImagePositionPatient = [0, 0, 0]
     dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.PixelSpacing = [1, 1]
+    dataset.PixelSpacing = [spacing_mm, spacing_mm]
     dataset.SliceThickness = 5
 
 
@@ -265,13 +270,7 @@ def _add_tomograph(dataset: Dataset) -> None:
     dataset.WindowCenter, dataset.WindowWidth = (low + high) / 2 + 0.5, high - low + 1
     dataset.KVP = 120
     dataset.AcquisitionNumber = 1
-    dataset.FrameOfReferenceUID = generate_uid(entropy_srcs=["frame of reference", dataset.StudyInstanceUID])
-    dataset.PositionReferenceIndicator = ""
-    dataset.PatientPosition = "HFS"
-    dataset.ImagePositionPatient = [0, 0, 0]
-    dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    dataset.PixelSpacing = [1.5, 1.5]
-    dataset.SliceThickness = 5
+    _add_plane(dataset, spacing_mm=1.5)
 
 
 def _add_fundus(dataset: Dataset) -> None:
