@@ -18,6 +18,8 @@ from simulation.pretraining.student import Batch
 
 _PHRASES = 8
 """Phrases a class and step; their mean is what patches are compared with."""
+_CELLS = 56
+"""Cells along a side in which a caption says what is seen, whatever the size of the image."""
 
 
 class Batches:
@@ -42,11 +44,14 @@ class Batches:
         chosen = self._indexes(step)
         images = torch.from_numpy(self._corpus.images[chosen]).to(self._device).float() / 255
         masks = torch.from_numpy(self._corpus.masks_of(chosen)).to(self._device).float()
+        size = settings.size_at(step)
+        if (times := settings.image_size // size) > 1:
+            images, masks = (functional.avg_pool2d(part[:, None], times)[:, 0] for part in (images, masks))
         images, masks = augment(images, masks, rng)
         plain = settings.batch_size - settings.masked
         words = self._captions(chosen[:plain], masks[:plain], rng)
         phrases, normal = self._some_phrases(rng)
-        patches = (settings.image_size // settings.patch_size) ** 2
+        patches = (size // settings.patch_size) ** 2
         order = rng.permuted(np.tile(np.arange(patches), (settings.masked, 1)), axis=1)
         return Batch(
             images=images,
@@ -69,7 +74,8 @@ class Batches:
 
     def _captions(self, chosen: NDArray[np.intp], masks: torch.Tensor, rng: np.random.Generator) -> list[str]:
         """Word what is still seen after the augmentation: a finding may have left the picture."""
-        small = (functional.avg_pool2d(masks[:, None], 4)[:, 0] > 0.25).cpu().numpy()
+        cell = max(1, masks.shape[-1] // _CELLS)
+        small = (functional.avg_pool2d(masks[:, None], cell)[:, 0] > 0.25).cpu().numpy()
         corpus = self._corpus
         return [
             write_caption(corpus.organs[i], corpus.findings[i] if mask.any() else None, mask, rng) + "."

@@ -128,13 +128,23 @@ class Student(nn.Module):
             covered = torch.where(hidden[..., None], self.hidden_patch.to(patches.dtype), patches[plain:])
             patches = torch.cat([patches[:plain], covered])
         first = visual.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
-        tokens = visual.ln_pre(torch.cat([first, patches], dim=1) + visual.positional_embedding)
+        tokens = visual.ln_pre(torch.cat([first, patches], dim=1) + self._positions(patches.shape[1]))
         taps = []
         for number, block in enumerate(visual.transformer.resblocks, start=1):
             tokens = block(tokens)
             if number in self.tap_layers:
                 taps.append(tokens)
         return taps
+
+    def _positions(self, patches: int) -> Tensor:
+        """Return the positional embedding ``(1 + patches, C)``; that of a larger patch is its parts' mean."""
+        positions: Tensor = self.visual.positional_embedding
+        side = round((len(positions) - 1) ** 0.5)
+        times = side // round(patches**0.5)
+        if times == 1:
+            return positions
+        grid = positions[1:].T.reshape(1, -1, side, side)
+        return torch.cat([positions[:1], functional.avg_pool2d(grid, times).flatten(2)[0].T])
 
     def _covered(self, masks: Tensor) -> Tensor:
         """Say which patches are abnormal: ``(B, h·w)`` of 0 and 1."""

@@ -98,6 +98,31 @@ def test_the_student_sees_as_open_clip_does_and_hides_what_it_shall(corpus: Corp
         assert torch.allclose(student._encode(changed, batch.hidden)[-1], last)
 
 
+def test_early_steps_see_the_same_scenes_at_a_smaller_size(corpus: Corpus):
+    settings = settings_with(early_size=32, early_share=0.5)
+    batches = Batches(corpus, settings, torch.device("cpu"))
+    early, late = batches.at(2), batches.at(3)
+    assert early.images.shape == early.masks.shape == (8, 32, 32)
+    assert early.hidden.shape == (2, 4)
+    assert late.images.shape == (8, 64, 64)
+    full = Batches(corpus, settings_with(), torch.device("cpu")).at(2)
+    shrunk = torch.nn.functional.avg_pool2d(full.masks[:, None], 2)[:, 0]
+    assert float((early.masks - shrunk).abs().max()) < 0.6  # edges alone differ: pooled before it is turned
+    assert float((early.masks - shrunk).abs().mean()) < 0.01
+
+
+def test_a_small_image_takes_the_mean_of_the_positions_that_it_covers():
+    student = Student(settings_with(early_size=32))
+    positions = student.visual.positional_embedding
+    with torch.no_grad():
+        small = student._positions(4)
+        assert student._positions(16) is positions
+    assert small.shape == (5, 64)
+    assert torch.equal(small[0], positions[0])
+    # Row 1, column 0 of the 2 by 2 grid covers rows 2 and 3, columns 0 and 1 of the 4 by 4 grid.
+    assert torch.allclose(small[3], positions[[9, 10, 13, 14]].mean(0), atol=1e-6)
+
+
 def test_the_dense_target_is_the_patches_that_the_mask_covers():
     student = Student(settings_with())
     masks = torch.zeros(1, 64, 64)
@@ -127,14 +152,16 @@ def test_losses_fall_on_a_corpus_that_can_be_learned_by_heart(corpus: Corpus):
     assert last["restoration"] < first["restoration"]
 
 
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(corpus: Corpus, tmp_path: Path):
-    whole = Pretraining(settings_with(), corpus)
+@pytest.mark.parametrize("early_share", [0, 0.5, 0.9])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(corpus: Corpus, tmp_path: Path, early_share: float):
+    settings = settings_with(early_size=32, early_share=early_share)
+    whole = Pretraining(settings, corpus)
     whole.run(tmp_path / "whole")
-    part = Pretraining(settings_with(), corpus)
+    part = Pretraining(settings, corpus)
     for _ in range(4):
         part.take_step()
     part.save(tmp_path / CHECKPOINT)
-    later = Pretraining(settings_with(), corpus)
+    later = Pretraining(settings, corpus)
     later.resume(tmp_path / CHECKPOINT)
     assert later.step == 4
     later.run(tmp_path / "later")
@@ -162,6 +189,7 @@ def test_a_run_that_diverges_is_stopped(corpus: Corpus):
     ("changes", "message"),
     [
         ({"image_size": 100}, "'image_size' must be a multiple of 'patch_size'"),
+        ({"early_size": 48}, "'early_size' must divide 'image_size'"),
         ({"batch_size": 1}, "batch_size"),
         ({"tower": {"image_width": 100}}, "image_width"),
         ({"wheels": 4}, "wheels"),
