@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -25,6 +25,7 @@ from mediclip.model.trainables import Schema, initial_trainables
 from mediclip.protocol import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES
 from mediclip.provenance import source_digest
 from server.app import federate
+from server.collection import to_records
 from server.settings import StrategyName
 from simulation.plan import Plan
 
@@ -103,18 +104,8 @@ def _parcel(schema: Schema, start: Any, update: Any, codec: CodecName) -> Parcel
 
 
 def _packed(parcel: Parcel) -> RecordDict:
-    # New bytes for each site, as a network would give them.
-    arrays = {
-        n: Array("float32", tuple(s), "numpy.ndarray", bytes(bytearray(d))) for n, s, d in parcel.rows()
-    }
-    facts = {"codec": parcel.codec, "schema-digest": parcel.schema.digest(), "base": parcel.base}
-    return RecordDict(
-        {
-            ARRAYS: ArrayRecord(arrays),
-            CONFIG: ConfigRecord(dict(facts)),
-            METRICS: MetricRecord({NUM_EXAMPLES: 8}),
-        }
-    )
+    arrays, facts = to_records(parcel)  # new bytes for each site, as a network would give them
+    return RecordDict({ARRAYS: arrays, CONFIG: facts, METRICS: MetricRecord({NUM_EXAMPLES: 8})})
 
 
 def run_round(sites: int, strategy: StrategyName, codec: CodecName, quick: bool) -> dict[str, float]:  # noqa: FBT001

@@ -14,6 +14,7 @@ from client.scrub import noted
 from client.service.fit import RoundAnswer, RoundQuestion
 from client.service.registry import find
 from mediclip.errors import FederationError
+from mediclip.exchange.packet import PACKET, PACKET_DTYPE, PACKET_KIND, from_packet, to_packet
 from mediclip.exchange.parcel import Parcel
 from mediclip.protocol import (
     ARRAYS,
@@ -88,10 +89,12 @@ def _question(message: Message) -> RoundQuestion:
 
 
 def _parcel(arrays: ArrayRecord, config: ConfigRecord) -> Parcel:
-    rows = ((name, tuple(array.shape), array.data) for name, array in arrays.items())
-    return Parcel.from_rows(
-        _text(config, "codec"), _text(config, "schema-digest"), _text(config, "base"), rows
-    )
+    packet = arrays.get(PACKET)
+    if set(arrays) != {PACKET} or not isinstance(packet, Array):
+        raise FederationError(_STRANGE)
+    codec, digest, base = (_text(config, key) for key in ("codec", "schema-digest", "base"))
+    schema, tensors = from_packet(packet.data)
+    return Parcel.of(codec, digest, base, schema, tensors)
 
 
 def _pack(answer: RoundAnswer) -> RecordDict:
@@ -100,9 +103,10 @@ def _pack(answer: RoundAnswer) -> RecordDict:
         if name in answer.metrics:
             numbers[name] = float(answer.metrics[name])
     parcel = answer.parcel
-    arrays = {n: Array("float32", tuple(s), "numpy.ndarray", data) for n, s, data in parcel.rows()}
+    packet = to_packet(parcel.schema, parcel.tensors)
+    arrays = ArrayRecord({PACKET: Array(PACKET_DTYPE, (len(packet),), PACKET_KIND, packet)})
     facts = {"codec": parcel.codec, "schema-digest": parcel.schema.digest(), "base": parcel.base}
-    return RecordDict({ARRAYS: ArrayRecord(arrays), CONFIG: ConfigRecord(dict(facts)), METRICS: numbers})
+    return RecordDict({ARRAYS: arrays, CONFIG: ConfigRecord(dict(facts)), METRICS: numbers})
 
 
 _STRANGE = (

@@ -25,7 +25,7 @@ ROLL_CALL: Final = "roll_call"
 ROLL_CALL_KEYS: Final = frozenset({"recipe", "schema-digest", "codec"})
 PRESENT_KEYS: Final = frozenset({"site", "schema-digest", "source-digest", "codec", "error"})
 PARCEL_KEYS: Final = frozenset({"codec", "schema-digest", "base"})
-"""What stands beside tensors, in both directions; the tensors are in the record of arrays."""
+"""What stands beside tensors, in both directions; the tensors are in the record of arrays, as one packet."""
 
 TRAIN_KEYS: Final = PARCEL_KEYS | {
     "server-round",

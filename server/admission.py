@@ -12,6 +12,7 @@ from mediclip.config import Recipe
 from mediclip.errors import SchemaError, UpdateRefusedError
 from mediclip.exchange.codec import Codec
 from mediclip.exchange.codecs import FLOAT32
+from mediclip.exchange.packet import PACKET, from_packet
 from mediclip.model.trainables import Schema, TensorSpec, Trainables
 from mediclip.protocol import ARRAYS, CONFIG, METRIC_NAMES, METRICS, NUM_EXAMPLES, PARCEL_KEYS, error_word
 from server.difference import Difference
@@ -117,8 +118,8 @@ def admit(
 
     Raises:
         UpdateRefusedError: With one of the reasons ``site-<code>`` (the site answered with an error),
-            ``records``, ``codec``, ``schema``, ``base``, ``names``, ``shape``, ``dtype``, ``encoding``,
-            ``not-finite``, ``norm``, ``examples``, ``metric-name`` or ``metric-value``.
+            ``records``, ``codec``, ``schema``, ``base``, ``names``, ``shape``, ``encoding``, ``not-finite``,
+            ``norm``, ``examples``, ``metric-name`` or ``metric-value``.
     """
     if reply.has_error():
         word = error_word(reply.error.code)
@@ -165,18 +166,23 @@ def _records(reply: Message, site: str) -> tuple[ArrayRecord, ConfigRecord, Metr
 
 
 def _tensors(arrays: ArrayRecord, site: str, schema: Schema, codec: Codec) -> Trainables:
-    if set(arrays) != {spec.name for spec in schema.tensors}:
-        raise _refusal(site, "names", "must hold the tensors of the schema", "It holds others")
-    return {spec.name: _tensor(arrays[spec.name], site, spec, codec) for spec in schema.tensors}
-
-
-def _tensor(array: Array, site: str, spec: TensorSpec, codec: Codec) -> NDArray[np.float32]:
-    if tuple(array.shape) != spec.shape:
-        raise _refusal(site, "shape", f"must have {spec.shape} for '{spec.name}'", "It has another shape")
-    if array.dtype != "float32":
-        raise _refusal(site, "dtype", f"must be float32 in '{spec.name}'", "It is of another type")
+    packet = arrays.get(PACKET)
+    if set(arrays) != {PACKET} or not isinstance(packet, Array):
+        raise _refusal(site, "records", f"must hold the array '{PACKET}'", "It holds others")
     try:
-        return codec.decode(spec, array.data)
+        sent, tensors = from_packet(packet.data)
+    except SchemaError as error:
+        raise _refusal(site, "encoding", "must be a packet of tensors", "It cannot be read") from error
+    if list(tensors) != [spec.name for spec in schema.tensors]:
+        raise _refusal(site, "names", "must hold the tensors of the schema", "It holds others")
+    if sent != schema:
+        raise _refusal(site, "shape", "must have the shapes of the schema", "It has others")
+    return {spec.name: _tensor(tensors[spec.name], site, spec, codec) for spec in schema.tensors}
+
+
+def _tensor(data: bytes, site: str, spec: TensorSpec, codec: Codec) -> NDArray[np.float32]:
+    try:
+        return codec.decode(spec, data)
     except SchemaError as error:
         raise _refusal(site, "encoding", f"must be readable in '{spec.name}'", "It is not") from error
 

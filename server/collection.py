@@ -11,6 +11,7 @@ from flwr.serverapp import Grid
 from mediclip.config import Recipe
 from mediclip.errors import BaseModelError, UpdateRefusedError
 from mediclip.exchange.codecs import agreed_codec
+from mediclip.exchange.packet import PACKET, PACKET_DTYPE, PACKET_KIND, to_packet
 from mediclip.exchange.parcel import Parcel
 from mediclip.model.trainables import Schema
 from mediclip.protocol import ARRAYS, CONFIG, error_word
@@ -187,9 +188,10 @@ def _lacks_base(reply: Message) -> bool:
 
 def to_records(parcel: Parcel) -> tuple[ArrayRecord, ConfigRecord]:
     """Pack a parcel for a message."""
-    arrays = {n: Array("float32", tuple(s), "numpy.ndarray", data) for n, s, data in parcel.rows()}
+    packet = to_packet(parcel.schema, parcel.tensors)
+    arrays = ArrayRecord({PACKET: Array(PACKET_DTYPE, (len(packet),), PACKET_KIND, packet)})
     facts = {"codec": parcel.codec, "schema-digest": parcel.schema.digest(), "base": parcel.base}
-    return ArrayRecord(arrays), ConfigRecord(dict(facts))
+    return arrays, ConfigRecord(dict(facts))
 
 
 def payload_bytes(message: Message) -> int:

@@ -5,19 +5,18 @@ It imports no torch, as the real one: Flower gives a program half a minute to re
 """
 
 import importlib
-import io
 import json
 import sys
 import time
 
 import numpy as np
-from flwr.app import Array
 
 from client.app import app as client_app
 from client.flower import CLIENTAPP_PROGRAM, CLIENTAPP_RUNTIME
 from client.service import registry
 from client.service.fit import FitReply
-from mediclip.protocol import ARRAYS, CONFIG, METRICS, NUM_EXAMPLES
+from mediclip.protocol import CONFIG, METRICS, NUM_EXAMPLES
+from tests.packets import change_tensors, unpacked
 
 PATH = "/scans/ward-7/DOE^JANE.dcm"
 
@@ -44,22 +43,23 @@ def commit(deed, content, sent, reach):
         sent: The global model.
         reach: How far an honest site's optimiser can move a value in a round.
     """
-    arrays, numbers = content[ARRAYS], content[METRICS]
+    numbers = content[METRICS]
     first = next(iter(sent))
+
+    def send(**values):
+        change_tensors(content, lambda tensors: tensors.update(values))
+
     match deed:
         case "nan":
-            arrays[first] = Array(np.full_like(sent[first], np.nan))
+            send(**{first: np.full_like(sent[first], np.nan)})
         case "shape":
-            arrays[first] = Array(sent[first][:-1].copy())
+            send(**{first: sent[first][:-1]})
         case "dtype":
-            buffer = io.BytesIO()
-            np.save(buffer, sent[first].astype(np.float64))
-            arrays[first] = Array("float64", sent[first].shape, "numpy.ndarray", buffer.getvalue())
+            send(**{first: sent[first].astype(np.float64)})
         case "metric":
             numbers["patient_age"] = 61.0
         case "hundredfold":
-            for name, value in sent.items():
-                arrays[name] = Array(value + np.float32(100 * reach))
+            send(**{name: value + np.float32(100 * reach) for name, value in sent.items()})
         case "many":
             numbers[NUM_EXAMPLES] = 10**9
         case "raise":
@@ -80,7 +80,7 @@ def run(name, deeds):
 
     def app(message, context):
         config = dict(message.content[CONFIG])
-        sent = {n: array.numpy() for n, array in message.content.array_records.get(ARRAYS, {}).items()}
+        sent = unpacked(message.content)
         context.node_config["site"] = name
         reply = client_app(message, context)
         if sent:

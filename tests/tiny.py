@@ -1,10 +1,8 @@
 """A federation small enough to run in a moment, of real parts: the embedded backbone at 64 pixels."""
 
 import functools
-import io
 
 import numpy as np
-from flwr.app import Array
 
 from client.service.exchange import as_seen
 from client.service.fit import FitRequest, RoundQuestion
@@ -83,13 +81,6 @@ def tiny_request(number=1, **changes):
 def tiny_plan(out, **changes):
     values = {"rounds": 2, "seed": 7, "local_steps": 2, "retries": 0, "join_timeout_s": 5.0}
     return Plan(out=out, schema=tiny_schema(), recipe=tiny_recipe(), **{**values, **changes})
-
-
-def forged_array(value):
-    """Pack any array for a message, whatever its type."""
-    buffer = io.BytesIO()
-    np.save(buffer, value, allow_pickle=False)
-    return Array(str(value.dtype), tuple(value.shape), "numpy.ndarray", buffer.getvalue())
 
 
 def largest_difference(first, second):

@@ -3,6 +3,7 @@
 from client.service import site_service_pb2 as pb
 from client.service.fit import RoundAnswer, RoundQuestion
 from mediclip.exchange.parcel import Parcel
+from mediclip.model.trainables import Schema, TensorSpec
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 2**30),
@@ -62,14 +63,16 @@ def from_answer(answer: pb.FitAnswer) -> RoundAnswer:
 
 
 def _to_parcel(parcel: Parcel) -> pb.Parcel:
+    specs = parcel.schema.tensors
     return pb.Parcel(
         codec=parcel.codec,
         schema_digest=parcel.schema.digest(),
         base=parcel.base,
-        tensors=[pb.Tensor(name=name, shape=shape, data=data) for name, shape, data in parcel.rows()],
+        tensors=[pb.Tensor(name=s.name, shape=s.shape, data=parcel.tensors[s.name]) for s in specs],
     )
 
 
 def _from_parcel(parcel: pb.Parcel) -> Parcel:
-    rows = ((t.name, tuple(t.shape), t.data) for t in parcel.tensors)
-    return Parcel.from_rows(parcel.codec, parcel.schema_digest, parcel.base, rows)
+    schema = Schema(tuple(TensorSpec(t.name, tuple(t.shape)) for t in parcel.tensors))
+    tensors = {t.name: t.data for t in parcel.tensors}
+    return Parcel.of(parcel.codec, parcel.schema_digest, parcel.base, schema, tensors)

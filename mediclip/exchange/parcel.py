@@ -1,7 +1,7 @@
 """What travels: encoded tensors with the codec, the schema and the model that they are a difference from."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from mediclip.errors import SchemaError
 from mediclip.exchange.codec import Codec
 from mediclip.exchange.codecs import FLOAT32, agreed_codec
-from mediclip.model.trainables import Schema, TensorSpec, Trainables, check_trainables
-
-Row = tuple[str, Sequence[int], bytes]
+from mediclip.model.trainables import Schema, Trainables, check_trainables
 
 
 @dataclass(frozen=True)
@@ -32,32 +30,27 @@ class Parcel:
     tensors: dict[str, bytes]
 
     @classmethod
-    def from_rows(cls, codec: str, digest: str, base: str, rows: Iterable[Row]) -> "Parcel":
+    def of(cls, codec: str, digest: str, base: str, schema: Schema, tensors: Mapping[str, bytes]) -> "Parcel":
         """Put together what came over a network.
 
         Args:
             codec: Name and version of the codec.
             digest: Digest of the schema.
             base: Digest of the model that the tensors are a difference from; empty where they are values.
-            rows: Name, shape and bytes of each tensor.
+            schema: Names and shapes of the tensors.
+            tensors: Bytes of each tensor.
 
         Raises:
             SchemaError: If the tensors are not those of the schema that the digest names.
         """
-        named = {name: (tuple(shape), data) for name, shape, data in rows}
-        schema = Schema(tuple(TensorSpec(name, shape) for name, (shape, _) in named.items()))
-        if schema.digest() != digest:
+        names = [spec.name for spec in schema.tensors]
+        if schema.digest() != digest or names != list(tensors):
             message = (
                 "A parcel must hold the tensors of the schema that it names. It holds others; run the same "
                 "version on both sides."
             )
             raise SchemaError(message)
-        return cls(codec, schema, base, {name: data for name, (_, data) in named.items()})
-
-    def rows(self) -> Iterator[Row]:
-        """Give name, shape and bytes of each tensor, as :meth:`from_rows` takes them."""
-        for spec in self.schema.tensors:
-            yield spec.name, spec.shape, self.tensors[spec.name]
+        return cls(codec, schema, base, dict(tensors))
 
     @property
     def size(self) -> int:

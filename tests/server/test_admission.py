@@ -6,9 +6,11 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 from flwr.supercore.task_identity import TaskIdentity
 
 from mediclip.errors import UpdateRefusedError
-from mediclip.protocol import error_reply
+from mediclip.exchange.packet import PACKET
+from mediclip.protocol import encode_tensor, error_reply
 from server.admission import Limits, admit, reachable_norm
-from tests.tiny import forged_array, tiny_schema, tiny_tensors
+from tests.packets import as_record, change_bytes, change_tensors, packed, unpacked
+from tests.tiny import tiny_schema, tiny_tensors
 
 LIMITS = Limits(max_norm=1.0, max_examples=64)
 FIRST = tiny_schema().tensors[0]
@@ -30,9 +32,9 @@ def with_facts(**changes):
 
 
 def honest_content(change=1e-4, **metrics):
-    arrays = {name: Array(value + np.float32(change)) for name, value in tiny_tensors().items()}
+    arrays = packed({name: value + np.float32(change) for name, value in tiny_tensors().items()})
     numbers = MetricRecord({"num-examples": 8, "train_loss": 0.5, **metrics})
-    return RecordDict({"arrays": ArrayRecord(arrays), "config": facts(), "metrics": numbers})
+    return RecordDict({"arrays": arrays, "config": facts(), "metrics": numbers})
 
 
 def refusal(content, question, limits=LIMITS):
@@ -43,9 +45,27 @@ def refusal(content, question, limits=LIMITS):
     return caught.value.reason
 
 
-def with_array(array, name=FIRST.name):
+def with_tensor(value, name=FIRST.name):
     content = honest_content()
-    content["arrays"][name] = array
+    change_tensors(content, lambda tensors: tensors.update({name: value}))
+    return content
+
+
+def with_bytes(data):
+    content = honest_content()
+    change_bytes(content, FIRST.name, lambda _: data)
+    return content
+
+
+def with_packet(change):
+    content = honest_content()
+    content["arrays"] = as_record(change(content["arrays"][PACKET].data))
+    return content
+
+
+def with_array_beside(array):
+    content = honest_content()
+    content["arrays"]["scan.pixels"] = array
     return content
 
 
@@ -56,7 +76,7 @@ def with_metric(name, value):
 def with_value(value):
     tensor = tiny_tensors()[FIRST.name].copy()
     tensor.flat[3] = value
-    return with_array(Array(tensor))
+    return with_tensor(tensor)
 
 
 def test_an_honest_update_is_admitted_as_it_is(question):
@@ -76,7 +96,7 @@ def test_what_goes_on_to_the_aggregation_is_the_change_in_float64_and_the_counte
     update = admit(reply, "a", tiny_tensors(), tiny_schema(), Limits(1.0, max_examples=4))
     assert (update.receipt.claimed, update.receipt.examples) == (8, 4)
     difference = np.concatenate([block.copy() for _, block in update.difference.blocks()])
-    sent = [reply.content["arrays"][t.name].numpy().astype(np.float64) for t in tiny_schema().tensors]
+    sent = [value.astype(np.float64) for value in unpacked(reply.content).values()]
     expected = np.concatenate(
         [s.ravel() - v.ravel() for s, v in zip(sent, tiny_tensors().values(), strict=True)]
     )
@@ -97,7 +117,7 @@ def test_the_norm_may_be_exactly_the_bound(question):
     spike[FIRST.name].flat[0] = 1.0
     content = RecordDict(
         {
-            "arrays": ArrayRecord({name: Array(value) for name, value in spike.items()}),
+            "arrays": packed(spike),
             "config": facts(),
             "metrics": MetricRecord({"num-examples": 1}),
         }
@@ -117,11 +137,19 @@ def test_the_norm_may_be_exactly_the_bound(question):
         (lambda: with_value(np.inf), "not-finite"),
         (lambda: honest_content(change=1.0), "norm"),
         (lambda: with_value(3e38), "norm"),
-        (lambda: with_array(Array(np.zeros((2, 2), np.float32))), "shape"),
-        (lambda: with_array(forged_array(np.zeros(FIRST.shape, np.float64))), "dtype"),
-        (lambda: with_array(Array("float32", FIRST.shape, "numpy.ndarray", b"no array")), "encoding"),
-        (lambda: with_array(Array("float32", FIRST.shape, "numpy.ndarray", b"")), "encoding"),
-        (lambda: with_array(Array(np.zeros(2, np.float32)), "scan.pixels"), "names"),
+        (lambda: with_tensor(np.zeros((2, 2), np.float32)), "shape"),
+        (lambda: with_tensor(np.zeros(FIRST.shape, np.float64)), "encoding"),
+        (lambda: with_bytes(b"no array"), "encoding"),
+        (lambda: with_bytes(b""), "encoding"),
+        (lambda: with_bytes(encode_tensor(np.zeros((2, 2), np.float32))), "encoding"),
+        (lambda: with_tensor(np.zeros(2, np.float32), "scan.pixels"), "names"),
+        (lambda: with_packet(lambda _: b""), "encoding"),
+        (lambda: with_packet(lambda packet: packet[:-1]), "encoding"),
+        (lambda: with_packet(lambda packet: packet + b"\0"), "encoding"),
+        (lambda: with_packet(lambda packet: packet.replace(b"float32", b"float64")), "encoding"),
+        (lambda: with_packet(lambda packet: b"[" * 10**6 + packet), "encoding"),
+        (lambda: RecordDict({**honest_content(), "arrays": ArrayRecord({})}), "records"),
+        (lambda: with_array_beside(Array(np.zeros(2, np.float32))), "records"),
         (lambda: RecordDict({"metrics": MetricRecord({"num-examples": 1})}), "records"),
         (lambda: RecordDict({**honest_content(), "more": ConfigRecord({"note": "x"})}), "records"),
         (lambda: RecordDict({**honest_content(), "arrays": MetricRecord({})}), "records"),
@@ -147,7 +175,13 @@ def test_every_other_update_is_refused_with_its_reason(content, reason, question
 
 def test_a_missing_tensor_is_refused(question):
     content = honest_content()
-    del content["arrays"][FIRST.name]
+    change_tensors(content, lambda tensors: tensors.pop(FIRST.name))
+    assert refusal(content, question) == "names"
+
+
+def test_tensors_in_another_order_are_refused(question):
+    content = honest_content()
+    change_tensors(content, lambda tensors: tensors.update({FIRST.name: tensors.pop(FIRST.name)}))
     assert refusal(content, question) == "names"
 
 

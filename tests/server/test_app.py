@@ -14,6 +14,7 @@ from mediclip.training.checkpoint import load_tensors
 from server.app import CHECKPOINT, FINAL, HISTORY, OUTCOME, app, federate
 from server.history import History
 from simulation.engine import InProcessGrid
+from tests.packets import unpacked
 from tests.tiny import largest_difference, tiny_plan, tiny_schema, tiny_site
 
 NAMES = ["site-0", "site-1"]
@@ -69,8 +70,7 @@ def test_the_run_starts_from_the_values_that_schema_and_seed_give(grid, tmp_path
     seen = []
     grid._on_message = lambda m: seen.append(m) if m.metadata.message_type == "train" else None
     start(grid, tiny_plan(tmp_path, rounds=1, seed=11).prepare(2))
-    arrays = seen[0].content["arrays"]
-    sent = {name: arrays[name].numpy() for name in arrays}
+    sent = unpacked(seen[0].content)
     assert largest_difference(sent, initial_trainables(tiny_schema(), 11)) == 0
 
 

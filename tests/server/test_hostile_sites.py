@@ -44,7 +44,7 @@ DEEDS = {
 REASONS = {
     "nan": "not-finite",
     "shape": "shape",
-    "dtype": "dtype",
+    "dtype": "encoding",
     "metric": "metric-name",
     "hundredfold": "norm",
     "raise": "site-failed",

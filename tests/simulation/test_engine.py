@@ -8,11 +8,13 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.service import registry
 from mediclip.errors import CheckpointError, FederationError, SettingsError
 from mediclip.exchange.codecs import CODEC_NAMES, FLOAT32, agreed_codec, named_codec
+from mediclip.exchange.packet import PACKET, PACKET_DTYPE, PACKET_KIND, from_packet
 from mediclip.protocol import (
     METRIC_NAMES,
     NUM_EXAMPLES,
@@ -133,7 +135,6 @@ def check_message(message, codec=FLOAT32):
     assert not message.has_error()
     content, metadata = message.content, message.metadata
     is_request = metadata.reply_to_message_id == ""
-    shapes = {spec.name: spec.shape for spec in tiny_schema().tensors}
     if metadata.message_type == "query.roll_call":
         assert set(content) == {"config"}
         assert set(content["config"]) == (ROLL_CALL_KEYS if is_request else PRESENT_KEYS)
@@ -141,15 +142,17 @@ def check_message(message, codec=FLOAT32):
     assert metadata.message_type == "train"
     assert set(content) == {"arrays", "config"} | (set() if is_request else {"metrics"})
     arrays, facts = content["arrays"], content["config"]
-    assert {name: (tuple(arrays[name].shape), arrays[name].dtype) for name in arrays} == {
-        name: (shape, "float32") for name, shape in shapes.items()
-    }
+    packet = arrays[PACKET]
+    assert set(arrays) == {PACKET}
+    assert (packet.dtype, packet.shape, packet.stype) == (PACKET_DTYPE, (len(packet.data),), PACKET_KIND)
+    schema, tensors = from_packet(packet.data)
+    assert (schema, list(tensors)) == (tiny_schema(), [spec.name for spec in schema.tensors])
     assert facts["codec"] in {FLOAT32.name, codec.name}
     assert facts["base"] == "" if facts["codec"] == FLOAT32.name else HEXADECIMAL.fullmatch(facts["base"])
     # What travels is what the codec makes of values of those shapes: to the last byte, with room for no more.
     read = agreed_codec(facts["codec"])
     for spec in tiny_schema().tensors:
-        value = read.decode(spec, arrays[spec.name].data)
+        value = read.decode(spec, tensors[spec.name])
         assert np.isfinite(value).all()
     if is_request:
         assert TRAIN_KEYS - {"proximal-mu"} <= set(facts) <= TRAIN_KEYS
@@ -169,6 +172,7 @@ def test_every_message_of_a_run_holds_trainables_allowed_metrics_and_fixed_keys_
     assert len(messages) == 3 * 2 * (1 + 2)
     for message in messages:
         check_message(message)
+        assert len(get_all_nested_objects(message)) <= 7  # a request each, on each leg of its way
 
 
 @pytest.mark.parametrize("codec", [name for name in CODEC_NAMES if name != "float32"])

@@ -4,15 +4,16 @@ import shutil
 
 import numpy as np
 import pytest
-from flwr.app import Array
 
 from client.app import app as client_app
 from mediclip.exchange.codecs import CODEC_NAMES
+from mediclip.exchange.packet import PACKET
 from mediclip.model.trainables import initial_trainables
 from mediclip.training.checkpoint import load_tensors, save_tensors
 from server.app import CHECKPOINT
 from simulation.engine import run_in_process
 from simulation.plan import SITES_FOLDER
+from tests.packets import as_record, change_bytes, change_tensors, unpacked
 from tests.tiny import largest_difference, tiny_plan, tiny_schema, tiny_site
 
 LOSSY = [name for name in CODEC_NAMES if name != "float32"]
@@ -163,29 +164,33 @@ def test_a_site_that_agrees_to_a_codec_that_nobody_asked_for_takes_no_part(tmp_p
     assert result.history[0]["refused"] == [{"site": EVIL, "reason": "codec"}]
 
 
-def rewritten(content, data):
-    array = content["arrays"][FIRST]
-    content["arrays"][FIRST] = Array(array.dtype, array.shape, array.stype, data)
-
-
 def set_truncated(content):
-    rewritten(content, content["arrays"][FIRST].data[:-3])
+    change_bytes(content, FIRST, lambda data: data[:-3])
 
 
 def set_longer(content):
-    rewritten(content, content["arrays"][FIRST].data + b"scan")
+    change_bytes(content, FIRST, lambda data: data + b"scan")
+
+
+def set_start(content, value):
+    change_bytes(content, FIRST, lambda data: np.array([value], "<f4").tobytes() + data[4:])
 
 
 def set_nan(content):
-    rewritten(content, np.array([np.nan], "<f4").tobytes() + content["arrays"][FIRST].data[4:])
+    set_start(content, np.nan)
 
 
 def set_infinite(content):
-    rewritten(content, np.array([3e38], "<f4").tobytes() + content["arrays"][FIRST].data[4:])
+    set_start(content, 3e38)
 
 
 def set_huge(content):
-    rewritten(content, np.array([1e30], "<f4").tobytes() + content["arrays"][FIRST].data[4:])
+    set_start(content, 1e30)
+
+
+def set_packet(content):
+    packet = content["arrays"][PACKET].data
+    content["arrays"] = as_record(packet + b"scan")
 
 
 def set_codec(content):
@@ -213,6 +218,7 @@ def set_empty_fact(content):
     [
         (set_truncated, "encoding"),
         (set_longer, "encoding"),
+        (set_packet, "encoding"),
         (set_nan, "not-finite"),
         (set_infinite, "not-finite"),
         (set_huge, "norm"),
@@ -241,13 +247,15 @@ def six(tmp_path_factory):
     made = {}
 
     def client(message, context):
-        sent = {n: a.numpy() for n, a in message.content.array_records.get("arrays", {}).items()}
+        sent = unpacked(message.content)
         reply = client_app(message, context)
         if context.node_config["site"] == "site-5" and message.metadata.message_type == "train":
-            for name, array in list(reply.content["arrays"].items()):
-                reply.content["arrays"][name] = Array(
-                    sent[name] - np.float32(5) * (array.numpy() - sent[name])
-                )
+            change_tensors(
+                reply.content,
+                lambda tensors: tensors.update(
+                    {name: sent[name] - np.float32(5) * (v - sent[name]) for name, v in tensors.items()}
+                ),
+            )
         return reply
 
     def six(strategy, *, hostile):

@@ -14,7 +14,8 @@ from mediclip.errors import ImageError, QuorumError
 from server.app import HISTORY, OUTCOME
 from server.history import History
 from simulation.engine import run_in_process
-from tests.tiny import SHOTS, forged_array, largest_difference, tiny_plan, tiny_schema, tiny_site
+from tests.packets import change_tensors, unpacked
+from tests.tiny import SHOTS, largest_difference, tiny_plan, tiny_schema, tiny_site
 
 FIRST = tiny_schema().tensors[0].name
 EVIL = "site-1"
@@ -41,7 +42,7 @@ def tampering(change):
     """The real ClientApp, with one site's updates changed on their way out."""
 
     def client(message, context):
-        sent = {name: a.numpy() for name, a in message.content.array_records.get("arrays", {}).items()}
+        sent = unpacked(message.content)
         reply = client_app(message, context)
         if context.node_config["site"] == EVIL and message.metadata.message_type == "train":
             change(reply.content, sent)
@@ -51,25 +52,27 @@ def tampering(change):
 
 
 def set_nan(content, _):
-    value = content["arrays"][FIRST].numpy().copy()
-    value.flat[0] = np.nan
-    content["arrays"][FIRST] = Array(value)
+    def change(tensors):
+        tensors[FIRST] = tensors[FIRST].copy()
+        tensors[FIRST].flat[0] = np.nan
+
+    change_tensors(content, change)
 
 
 def set_shape(content, _):
-    content["arrays"][FIRST] = Array(content["arrays"][FIRST].numpy()[:-1].copy())
+    change_tensors(content, lambda tensors: tensors.update({FIRST: tensors[FIRST][:-1]}))
 
 
 def set_key(content, _):
-    content["arrays"]["other"] = content["arrays"].pop(FIRST)
+    change_tensors(content, lambda tensors: tensors.update(other=tensors.pop(FIRST)))
 
 
 def set_extra_tensor(content, _):
-    content["arrays"]["tokens"] = Array(np.zeros((4, 4), np.float32))
+    change_tensors(content, lambda tensors: tensors.update(tokens=np.zeros((4, 4), np.float32)))
 
 
 def set_type(content, _):
-    content["arrays"][FIRST] = forged_array(content["arrays"][FIRST].numpy().astype(np.float64))
+    change_tensors(content, lambda tensors: tensors.update({FIRST: tensors[FIRST].astype(np.float64)}))
 
 
 def set_extra_metric(content, _):
@@ -85,8 +88,15 @@ def set_no_examples(content, _):
 
 
 def set_hundredfold(content, sent):
-    for name, array in list(content["arrays"].items()):
-        content["arrays"][name] = Array(sent[name] + np.float32(100) * (array.numpy() - sent[name]))
+    def change(tensors):
+        for name, value in tensors.items():
+            tensors[name] = sent[name] + np.float32(100) * (value - sent[name])
+
+    change_tensors(content, change)
+
+
+def set_other_array(content, _):
+    content["arrays"]["tokens"] = Array(np.zeros((4, 4), np.float32))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +106,8 @@ def set_hundredfold(content, sent):
         (set_shape, "shape"),
         (set_key, "names"),
         (set_extra_tensor, "names"),
-        (set_type, "dtype"),
+        (set_type, "encoding"),
+        (set_other_array, "records"),
         (set_extra_metric, "metric-name"),
         (set_nan_metric, "metric-value"),
         (set_no_examples, "examples"),
@@ -125,8 +136,11 @@ def test_a_site_that_claims_a_thousand_million_images_weighs_as_much_as_the_cap(
 def test_a_robust_strategy_bounds_what_an_admitted_site_can_do(tmp_path):
     # Within the norm bound a site may still push; the median moves no further than the honest sites.
     def push(content, sent):
-        for name, array in list(content["arrays"].items()):
-            content["arrays"][name] = Array(sent[name] - (array.numpy() - sent[name]))
+        def change(tensors):
+            for name, value in tensors.items():
+                tensors[name] = sent[name] - (value - sent[name])
+
+        change_tensors(content, change)
 
     plain, pushed = (
         run(tmp_path / name, client=client, strategy="fedmedian", rounds=1, numbers=(0, 1, 2, 3, 4)).tensors
