@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mediclip.inspection.inventory import Inventory
 
 _SHOWN_FAULTS = 10
+_SHOWN_KINDS = 12
 
 
 def inspect(
@@ -132,21 +133,27 @@ def _print(found: Mapping[str, Any], data: Path) -> None:
 
 def _print_kinds(found: Mapping[str, Any]) -> None:
     """Print a line for each kind of image, where headers say something."""
+    kinds = [kind for kind in found["kinds"] if kind["size"]]
     rows = [
         [
             escape(" ".join(filter(None, (kind["modality"], kind["body_part"], kind["view"])))),
             escape(" ".join(filter(None, (kind["manufacturer"], kind["model"])))),
             kind["size"],
-            f"{kind['bits']}, {kind['photometric']}",
+            f"{kind['bits']} {kind['photometric']}\n{_shortened(kind['transfer_syntax'])}",
             str(kind["images"]),
             str(kind["patients"] or "–"),
         ]
-        for kind in found["kinds"][:12]
-        if kind["size"]
+        for kind in kinds[:_SHOWN_KINDS]
     ]
-    columns = {"kind": "left", "scanner": "left", "size": "left", "bits": "left"}
+    columns = {"kind": "left", "scanner": "left", "size": "left", "coded as": "left"}
     if rows:
         console.print_table({**columns, "images": "right", "patients": "right"}, rows)
+    if (rest := len(kinds) - _SHOWN_KINDS) > 0:
+        console.out.print(f"{rest} rarer kinds are not shown; --json and --out have them.")
+
+
+def _shortened(syntax: str) -> str:
+    return syntax.replace(" Image Compression", "").replace("Little Endian", "LE")
 
 
 def _refuse(inventory: "Inventory", faults: list[str]) -> None:

@@ -90,7 +90,7 @@ def take_inventory(
         message = "The data folder must exist, but it does not; correct its path."
         raise ManifestError(message)
     try:
-        dataset = open_dataset(directory, SET_NAME, choice=choice)
+        dataset = open_dataset(directory, SET_NAME, choice=choice, on_progress=on_progress)
     except ManifestError as error:
         return _without_layout(directory, str(error), on_progress)
     samples = (*dataset.train, *dataset.test)

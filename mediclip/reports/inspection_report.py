@@ -27,13 +27,12 @@ from mediclip.reports.page import (
 SHEET_COLUMNS: Final = 6
 MAX_KINDS: Final = 40
 _KIND_COLUMNS: Final = {
+    "scanner": ("manufacturer", "model"),
+    "size": ("size",),
+    "bits": ("bits", "photometric"),
+    "transfer syntax": ("transfer_syntax",),
     "images": ("images",),
     "patients": ("patients",),
-    "size": ("size",),
-    "bits": ("bits",),
-    "photometric": ("photometric",),
-    "transfer syntax": ("transfer_syntax",),
-    "scanner": ("manufacturer", "model"),
 }
 _COPY_NAMES: Final = {
     "identical": "pairs of equal pixels",
@@ -146,7 +145,9 @@ def _kinds(kinds: Sequence[Mapping[str, Any]]) -> Table:
 
 def _joined(kind: Mapping[str, Any], keys: Sequence[str]) -> str | int | None:
     values = [kind[key] for key in keys if kind[key] not in {"", None}]
-    return values[0] if len(values) == 1 else " ".join(map(str, values)) or None
+    if not values:
+        return "–" if isinstance(kind[keys[0]], str) else None
+    return values[0] if len(values) == 1 else " ".join(map(str, values))
 
 
 def _left_out(found: Mapping[str, Any], unusable: int) -> Table:
@@ -158,7 +159,7 @@ def _left_out(found: Mapping[str, Any], unusable: int) -> Table:
 
 
 def _copies(copies: Mapping[str, Any]) -> Table:
-    rows = [Row([name, copies[key]]) for key, name in _COPY_NAMES.items()]
+    rows = [Row([name, str(copies[key])]) for key, name in _COPY_NAMES.items()]
     rows += [
         Row([f"{pair['first']} and {pair['second']}", ", ".join(pair["is"])]) for pair in copies["pairs"][:20]
     ]
