@@ -5,35 +5,24 @@ the program with it nor hold it for ever, and several frames are decoded at once
 """
 
 import atexit
-import contextlib
-import json
 import os
-import struct
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Mapping
-from multiprocessing.connection import wait
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-import mediclip
-from mediclip import errors
+from mediclip.data.decoder_process import Answer, DecoderProcess
 from mediclip.data.policies import Choices
-from mediclip.data.source import unusable
-from mediclip.errors import DecodeError, InvalidHeaderError, MaskError, MediClipError
+from mediclip.errors import MediClipError
 
+File = tuple[Path, str, int | None]
+"""A file, what messages call it, and which of its frames."""
 TIME_LIMIT_S: Final = 30.0
 _MAX_WORKERS: Final = 8
-# Of a frame; each reader has a cap of its own that is no larger.
-_MAX_VALUES: Final = 2**26
-_DTYPES: Final = ("uint8", "float32", "bool")
-_MAX_HEAD_BYTES: Final = 2**16
-_PIPE_BYTES: Final = 2**20
 
 
 class DecoderPool:
@@ -47,7 +36,7 @@ class DecoderPool:
     def __init__(self, workers: int | None = None, *, time_limit_s: float = TIME_LIMIT_S) -> None:
         self._time_limit_s = time_limit_s
         self._free = threading.BoundedSemaphore(workers or min(_MAX_WORKERS, os.cpu_count() or 1))
-        self._idle: list[_Worker] = []
+        self._idle: list[DecoderProcess] = []
         self._lock = threading.Lock()
 
     def read(
@@ -70,35 +59,41 @@ class DecoderPool:
         """
         return cast("NDArray[Any]", self._ask("image", path, name, frame, choices=dict(choices or {})))
 
-    def read_square(
-        self,
-        path: Path,
-        *,
-        name: str,
-        side: int,
-        frame: int | None = None,
-        choices: Choices | None = None,
-    ) -> NDArray[np.float32]:
-        """Read an image resized to a square, as :func:`mediclip.data.square.to_square`, in a worker.
+    def read_squares(
+        self, files: Sequence[File], *, side: int, choices: Choices | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Read images resized to squares, as :func:`mediclip.data.square.to_square`, in one worker.
+
+        The worker has the next file before it has answered for the last: many files take less time in parts
+        of several than one by one.
 
         Args:
-            path: The file.
-            name: What messages call it.
-            side: Side S of the square in pixels.
-            frame: Which frame, from 0; the one that stands for the file when omitted.
+            files: At least one, each with what messages call it and its frame, from 0; None for the frame
+                that stands for it.
+            side: Side S of a square in pixels.
             choices: Policies of DICOM chosen in place of the usual ones, by modality.
 
         Returns:
-            ``(S, S)`` in [0, 1].
+            ``(S, S)`` in [0, 1] for each file.
 
         Raises:
-            ImageError: As :meth:`read`.
+            ImageError: As :meth:`read`, for the first file that cannot be used.
             SettingsError: If there is no such frame.
         """
-        return cast(
-            "NDArray[np.float32]",
-            self._ask("square", path, name, frame, side=side, choices=dict(choices or {})),
-        )
+        chosen = dict(choices or {})
+        first, *others = [_question("square", *file, side=side, choices=chosen) for file in files]
+        squares: list[NDArray[np.float32]] = []
+        with self._worker() as worker:
+            worker.send(first)
+            for upcoming in (*others, None):
+                if upcoming is not None:
+                    worker.send(upcoming)
+                try:
+                    squares.append(cast("NDArray[np.float32]", worker.receive(self._time_limit_s)))
+                except MediClipError:
+                    worker.forget(self._time_limit_s)
+                    raise
+        return squares
 
     def read_stored(self, path: Path, *, name: str, frame: int | None = None) -> NDArray[np.float32]:
         """Read the values of an image as they are stored, in a worker.
@@ -164,13 +159,19 @@ class DecoderPool:
         """
         return cast("tuple[int, int, int, int] | None", self._ask("box", path, name))
 
-    def _ask(self, what: str, path: Path, name: str, frame: int | None = None, **how: object) -> object:
+    def _ask(self, what: str, path: Path, name: str, frame: int | None = None, **how: object) -> Answer:
         """Ask one thing of a file, by the first free worker."""
-        asked = {"what": what, "path": str(path.absolute()), "name": name, "frame": frame, **how}
+        with self._worker() as worker:
+            worker.send(_question(what, path, name, frame, **how))
+            return worker.receive(self._time_limit_s)
+
+    @contextmanager
+    def _worker(self) -> Iterator[DecoderProcess]:
+        """Lend a free worker, and keep it unless it is in the middle of something."""
         with self._free:
             worker = self._take()
             try:
-                answer = worker.ask(asked, self._time_limit_s)
+                yield worker
             except MediClipError:
                 self._keep(worker)
                 raise
@@ -178,9 +179,8 @@ class DecoderPool:
                 worker.end()
                 raise
             self._keep(worker)
-            return answer
 
-    def _take(self) -> "_Worker":
+    def _take(self) -> DecoderProcess:
         """Take a worker that lives, or start one; an idle one may have been ended from outside."""
         with self._lock:
             while self._idle:
@@ -188,7 +188,7 @@ class DecoderPool:
                 if worker.alive:
                     return worker
                 worker.end()
-        return _Worker()
+        return DecoderProcess()
 
     def close(self) -> None:
         """End all idle workers; the pool can be used again."""
@@ -197,100 +197,14 @@ class DecoderPool:
         for worker in idle:
             worker.end()
 
-    def _keep(self, worker: "_Worker") -> None:
+    def _keep(self, worker: DecoderProcess) -> None:
         if worker.alive:
             with self._lock:
                 self._idle.append(worker)
 
 
-class _Worker:
-    """One process and its two pipes."""
-
-    def __init__(self) -> None:
-        root = str(Path(mediclip.__file__).resolve().parents[1])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mediclip.data.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            bufsize=0,  # a buffer would hide what has come
-            stderr=subprocess.DEVNULL,  # libraries in C write there, about what stands in a file
-            env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
-        )
-        with contextlib.suppress(ImportError, AttributeError, OSError):
-            import fcntl  # noqa: PLC0415 - not on every system
-
-            # An image would come in pieces of 64 KiB otherwise.
-            fcntl.fcntl(cast("IO[bytes]", self._process.stdout), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-
-    @property
-    def alive(self) -> bool:
-        return self._process.poll() is None
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was not yet sent goes nowhere
-                    pipe.close()
-
-    def ask(self, asked: Mapping[str, object], limit_s: float) -> NDArray[Any] | tuple[int, ...] | None:
-        try:
-            told, pixels = self._exchange(asked, time.monotonic() + limit_s)
-        except (OSError, EOFError, ValueError, LookupError, TypeError) as fault:
-            self.end()
-            overdue = isinstance(fault, TimeoutError)
-            found = f"it took longer than {limit_s:g} s" if overdue else "its decoder crashed"
-            kind = MaskError if asked["what"] == "mask" else DecodeError
-            do = "convert it or take it out of the set"
-            raise unusable(str(asked["name"]), "be decoded without harm", found, do, error=kind) from None
-        if "error" in told:
-            raise _error(told)
-        if "value" in told:
-            value = cast("list[int] | None", told["value"])
-            return None if value is None else tuple(value)
-        shape = cast("list[int]", told["shape"])
-        return np.frombuffer(pixels, dtype=str(told["dtype"])).reshape(shape)
-
-    def _exchange(self, asked: Mapping[str, object], deadline: float) -> tuple[dict[str, object], bytearray]:
-        pipe_in, pipe_out = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
-        pipe_in.write(json.dumps(asked).encode() + b"\n")
-        pipe_in.flush()
-        size = struct.unpack("<I", _exactly(pipe_out, 4, deadline))[0]
-        if size > _MAX_HEAD_BYTES:
-            raise EOFError
-        told = json.loads(bytes(_exactly(pipe_out, size, deadline)))
-        if "shape" not in told:
-            return told, bytearray()
-        height, width = (int(side) for side in told["shape"])
-        if not 0 < height * width <= _MAX_VALUES or told["dtype"] not in _DTYPES:
-            raise EOFError
-        return told, _exactly(pipe_out, height * width * np.dtype(told["dtype"]).itemsize, deadline)
-
-
-def _exactly(pipe: IO[bytes], size: int, deadline: float) -> bytearray:
-    """Read so many bytes of a pipe without a buffer of its own, or give up at a time."""
-    data = bytearray(size)
-    view = memoryview(data)
-    done = 0
-    while done < size:
-        if not wait([pipe.fileno()], max(0.0, deadline - time.monotonic())):
-            raise TimeoutError
-        got = pipe.readinto(view[done:])  # type: ignore[attr-defined]
-        if not got:
-            raise EOFError
-        done += got
-    return data
-
-
-def _error(told: Mapping[str, object]) -> MediClipError:
-    kind = getattr(errors, str(told["error"]), MediClipError)
-    message = str(told["message"])
-    if kind is InvalidHeaderError:
-        return InvalidHeaderError(message, keyword=str(told["keyword"]))
-    return cast("MediClipError", kind(message))
+def _question(what: str, path: Path, name: str, frame: int | None, **how: object) -> dict[str, object]:
+    return {"what": what, "path": str(path.absolute()), "name": name, "frame": frame, **how}
 
 
 _pool: DecoderPool | None = None

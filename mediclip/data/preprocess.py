@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import ceil
 from pathlib import Path
 from typing import ClassVar, Final, Protocol
 
@@ -22,13 +23,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mediclip.data.policies import POLICY_NAMES, Choices, policies_digest
-from mediclip.data.pool import shared_pool
+from mediclip.data.pool import File, shared_pool
 from mediclip.data.samples import NORMAL, Sample
 from mediclip.errors import MaskError, SettingsError
 
 MIN_SIZE: Final = 32
 MAX_SIZE: Final = 1024
 _LOADED_AT_ONCE: Final = 32
+# By one process, without waiting for this one in between.
+_LOADED_BY_ONE: Final = 4
 _MAX_WORKERS: Final = 8
 
 
@@ -131,9 +134,22 @@ class Preprocess:
         Raises:
             ImageError: If the file cannot be used.
         """
-        return shared_pool().read_square(
-            path, name=name, frame=frame, side=self.image_size, choices=self.policies
-        )
+        return self.load_files([(path, name, frame)])[0]
+
+    def load_files(self, files: Sequence[File]) -> list[NDArray[np.float32]]:
+        """Read several images one after the other, in one process.
+
+        Args:
+            files: At least one, each with what messages call it and its frame or None, as
+                :meth:`load_file`.
+
+        Returns:
+            ``(S, S)`` in [0, 1] for each.
+
+        Raises:
+            ImageError: If one cannot be used: the first such file.
+        """
+        return shared_pool().read_squares(files, side=self.image_size, choices=self.policies)
 
     def load_mask(self, sample: Sample) -> NDArray[np.bool_]:
         """Read a sample's mask, for pixel metrics.
@@ -232,24 +248,33 @@ def iter_images(
     if batch_size < 1:
         message = f"The 'batch_size' must be at least 1, but it is {batch_size}; correct it."
         raise SettingsError(message)
-    ahead: deque[list[Future[NDArray[np.float32]]]] = deque()
-    pool = ThreadPoolExecutor(min(_MAX_WORKERS, os.cpu_count() or 1), thread_name_prefix="images")
+    ahead: deque[list[Future[list[NDArray[np.float32]]]]] = deque()
+    threads = min(_MAX_WORKERS, os.cpu_count() or 1)
+    part = min(_LOADED_BY_ONE, ceil(batch_size / threads))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
     try:
         for start in range(0, len(samples), batch_size):
             batch = samples[start : start + batch_size]
-            ahead.append([pool.submit(_load, preprocess, sample, cache) for sample in batch])
+            parts = (batch[first : first + part] for first in range(0, len(batch), part))
+            ahead.append([pool.submit(_load, preprocess, some, cache) for some in parts])
             if len(ahead) > 1:
-                yield np.stack([future.result() for future in ahead.popleft()])
+                yield _joined(ahead.popleft())
         while ahead:
-            yield np.stack([future.result() for future in ahead.popleft()])
+            yield _joined(ahead.popleft())
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _load(preprocess: Preprocess, sample: Sample, cache: SquareCache | None) -> NDArray[np.float32]:
+def _load(
+    preprocess: Preprocess, samples: Sequence[Sample], cache: SquareCache | None
+) -> list[NDArray[np.float32]]:
     if cache is None:
-        return preprocess.load_image(sample)
-    return cache.load(sample.image, preprocess, name=sample.title, frame=sample.frame)
+        return preprocess.load_files([(sample.image, sample.title, sample.frame) for sample in samples])
+    return [cache.load(one.image, preprocess, name=one.title, frame=one.frame) for one in samples]
+
+
+def _joined(parts: Iterable[Future[list[NDArray[np.float32]]]]) -> NDArray[np.float32]:
+    return np.stack([image for part in parts for image in part.result()])
 
 
 def _are_policies(names: Iterable[object]) -> bool:

@@ -39,19 +39,18 @@ def _limit() -> None:
 
 def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     for line in requests:
-        pixels = b""
+        pixels = memoryview(b"")
         try:
             told, pixels = _answer(json.loads(line))
         except MediClipError as error:
             keyword = error.keyword if isinstance(error, InvalidHeaderError) else ""
             told = {"error": type(error).__name__, "message": str(error), "keyword": keyword}
         head = json.dumps(told).encode()
-        answers.write(struct.pack("<I", len(head)) + head)
-        answers.write(pixels)
+        answers.write(b"".join((struct.pack("<I", len(head)), head, pixels)))
         answers.flush()
 
 
-def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, object], bytes]:
+def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, object], memoryview]:
     path, name, frame = Path(asked["path"]), asked["name"], asked["frame"]
     match asked["what"]:
         case "image":
@@ -67,10 +66,10 @@ def _answer(asked: Mapping[str, Any]) -> tuple[dict[str, object], bytes]:
         case "mask":
             found = formats.read_mask(path, name=name, frame=frame)
         case "shape":
-            return {"value": formats.read_shape(path, name=name)}, b""
+            return {"value": formats.read_shape(path, name=name)}, memoryview(b"")
         case _:
-            return {"value": formats.read_box(path, name=name)}, b""
-    return {"shape": found.shape, "dtype": found.dtype.name}, found.tobytes()
+            return {"value": formats.read_box(path, name=name)}, memoryview(b"")
+    return {"shape": found.shape, "dtype": found.dtype.name}, np.ascontiguousarray(found).data.cast("B")
 
 
 if __name__ == "__main__":

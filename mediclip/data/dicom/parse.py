@@ -1,8 +1,8 @@
 """Read a DICOM file up to its pixels, and find where they lie.
 
-Most headers lie whole in the first 64 KiB, which are read at once and parsed in memory. What does not, or is
-not as it should be, is parsed again through :class:`mediclip.data.dicom.bounded.Bounded`, which says what is
-wrong.
+Most headers lie whole in the first 64 KiB, which are read at once and parsed in memory: the plain ones by
+:mod:`mediclip.data.dicom.plain`, others by pydicom. What does not, or is not as it should be, is parsed again
+through :class:`mediclip.data.dicom.bounded.Bounded`, which says what is wrong.
 """
 
 import io
@@ -16,7 +16,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from mediclip.data.dicom.attributes import WANTED
 from mediclip.data.dicom.bounded import (
@@ -37,6 +37,7 @@ from mediclip.data.dicom.located import (
     are_pixels,
     located,
 )
+from mediclip.data.dicom.plain import attributes_of, transfer_syntax_of
 from mediclip.data.dicom.quiet import hush
 from mediclip.data.source import opened
 from mediclip.errors import (
@@ -48,6 +49,7 @@ from mediclip.errors import (
 )
 
 _AT_ONCE: Final = 2**16
+_OTHERWISE_WRITTEN: Final = frozenset({ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian})
 _SIGNATURE_AT: Final = 128
 # The first element of a dataset without a preamble is of group 2 or 8, in either byte order.
 _GROUPS: Final = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")
@@ -80,16 +82,30 @@ def parsed(path: Path, *, name: str) -> Iterator[Parsed]:
 
 def _parse_in_memory(head: bytes, size: int, stream: BinaryIO) -> Parsed | None:
     """Parse a header that lies whole at the start of a file; None where anything is not as it should be."""
-    # pydicom inflates all there is. What is deflated says so in its meta information.
-    if head[_SIGNATURE_AT : _SIGNATURE_AT + 4] != b"DICM" or DeflatedExplicitVRLittleEndian.encode() in head:
+    if head[_SIGNATURE_AT : _SIGNATURE_AT + 4] != b"DICM":
         return None
-    memory = io.BytesIO(head)
     try:
-        header: Dataset = dcmread(memory, stop_before_pixels=True, specific_tags=WANTED)
+        found = _plain(head)
+        # pydicom inflates all there is. What is deflated says so in its meta information.
+        if found is None and DeflatedExplicitVRLittleEndian.encode() in head:
+            return None
+        header, begin = found or _by_pydicom(head)
     except Exception:  # noqa: BLE001 - whatever a parser does with a damaged file, or with a part of one
         return None
-    begin = memory.tell()
-    return located(header, begin, memory.read(ELEMENT_HEAD_BYTES), size=size, stream=stream)
+    return located(header, begin, head[begin : begin + ELEMENT_HEAD_BYTES], size=size, stream=stream)
+
+
+def _plain(head: bytes) -> tuple[Dataset, int] | None:
+    syntax = transfer_syntax_of(head)
+    if syntax is None or syntax[0] in _OTHERWISE_WRITTEN:
+        return None
+    uid, at = syntax
+    return attributes_of(head, at, uid=uid, implicit=uid == ImplicitVRLittleEndian)
+
+
+def _by_pydicom(head: bytes) -> tuple[Dataset, int]:
+    memory = io.BytesIO(head)
+    return dcmread(memory, stop_before_pixels=True, specific_tags=WANTED), memory.tell()
 
 
 def _parse(head: bytes, size: int, stream: BinaryIO) -> Parsed:
@@ -104,9 +120,9 @@ def _parse(head: bytes, size: int, stream: BinaryIO) -> Parsed:
     except DeflatedError:
         zipped_at = stream.tell()
         plain = inflate(stream, MAX_HEADER_BYTES)
-        source = io.BytesIO(plain)
+        source = memory = io.BytesIO(plain)
         bounded = Bounded(source)
-        header = _read_inflated_in_memory(source) or _read(bounded, inflated=True)
+        header = _read_inflated_in_memory(memory) or _read(bounded, inflated=True)
         if source.tell() >= MAX_HEADER_BYTES:
             raise header_too_large() from None
         if len(plain) < MAX_HEADER_BYTES:  # that is all, pixels included
@@ -154,9 +170,12 @@ def _read(bounded: Bounded, *, force: bool = False, inflated: bool = False) -> D
         raise Fault(InvalidHeaderError, WHOLE_HEADER, "it is damaged") from None
 
 
-def _read_inflated_in_memory(source: BinaryIO) -> Dataset | None:
+def _read_inflated_in_memory(source: io.BytesIO) -> Dataset | None:
     """Read an inflated header from memory; None where anything is not as it should be."""
     try:
+        if plain := attributes_of(source.getvalue(), 0, uid=DeflatedExplicitVRLittleEndian, implicit=False):
+            source.seek(plain[1])
+            return plain[0]
         header = _read_inflated(source)
     except Exception:  # noqa: BLE001 - whatever a parser does with a damaged file
         source.seek(0)

@@ -164,13 +164,15 @@ def _used_bits(values: NDArray[Any], header: Header) -> NDArray[Any]:
     if allocated == 1:
         return values
     if header.signed:
-        signed = values.astype(f"i{allocated // 8}")
+        signed = values.view(f"i{allocated // 8}")
         up = allocated - 1 - header.high_bit
         return (signed << up) >> spare if spare else signed
     if not spare:
         return values
     low = header.high_bit + 1 - header.bits
-    used: NDArray[Any] = (values >> low) & np.asarray((1 << header.bits) - 1, dtype=values.dtype)
+    if low:
+        values = values >> low
+    used: NDArray[Any] = values & np.asarray((1 << header.bits) - 1, dtype=values.dtype)
     return used
 
 

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from mediclip.data.dicom.faults import Fault
 from mediclip.data.dicom.header import Header
-from mediclip.data.dicom.levels import Levels, percentile
+from mediclip.data.dicom.levels import Levels, percentiles
 from mediclip.data.dicom.values import Grey, header_window, plain_grey
 from mediclip.data.policies import (
     CT_WINDOWS,
@@ -105,7 +105,7 @@ def _percentiles(grey: Grey) -> NDArray[np.float64]:
     front = here > here.min()
     low, high = float(here.min()), float(here.max())
     if front.any():
-        ends = [percentile(here[front], counts[front], percent) for percent in (LOW_PERCENT, HIGH_PERCENT)]
+        ends = percentiles(here[front], counts[front], (LOW_PERCENT, HIGH_PERCENT))
         if ends[0] < ends[1]:
             low, high = ends
     unit = _scaled(values, low, high)
@@ -115,4 +115,4 @@ def _percentiles(grey: Grey) -> NDArray[np.float64]:
 def _scaled(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.float64]:
     if low == high:
         return np.zeros(len(values))
-    return np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
+    return np.clip((values - low) / (high - low), 0, 1)

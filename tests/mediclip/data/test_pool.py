@@ -146,12 +146,12 @@ def test_a_worker_that_died_while_it_was_idle_is_replaced_unnoticed(pool: Decode
     dead.kill()
     dead.wait()
     assert pool.read(path, name="image 0").shape == (3, 4)
-    assert pool._idle[0]._process.pid != dead.pid
+    assert pool._idle[0].pid != dead.pid
 
 
 def test_a_worker_has_a_limit_of_memory_and_leaves_no_core_file(pool: DecoderPool, write: Write):
     pool.read(write(Modality="MR"), name="image 0")
-    limits = Path(f"/proc/{pool._idle[0]._process.pid}/limits").read_text()
+    limits = Path(f"/proc/{pool._idle[0].pid}/limits").read_text()
     rows = {line[:26].strip(): line[26:].split()[0] for line in limits.splitlines()}
     assert int(rows["Max address space"]) == 3 * 2**30
     assert rows["Max core file size"] == "0"
@@ -177,10 +177,57 @@ def test_many_images_are_read_in_workers_and_give_what_one_by_one_gives(write: W
         np.testing.assert_array_equal(image, preprocess.load_image(sample))
 
 
+@pytest.fixture
+def several(tmp_path: Path) -> list[tuple[Path, str, int | None]]:
+    """Write six different images."""
+    files: list[tuple[Path, str, int | None]] = []
+    for number in range(6):
+        path = tmp_path / f"{number}.dcm"
+        path.write_bytes(as_bytes(dataset(np.arange(90, dtype=np.uint16).reshape(9, 10) ** (number + 1))))
+        files.append((path, f"image {number}", None))
+    return files
+
+
+def test_several_files_in_one_go_give_what_one_by_one_gives(
+    pool: DecoderPool, several: list[tuple[Path, str, int | None]]
+):
+    for side in (32, 1024):  # the second fills a pipe many times over
+        expected = [pool.read_squares([file], side=side)[0] for file in several]
+        np.testing.assert_array_equal(pool.read_squares(several, side=side), expected)
+    assert len(pool._idle) == 1
+    assert len({square.tobytes() for square in expected}) == 6
+
+
+def test_the_first_of_several_files_that_cannot_be_used_is_named(
+    pool: DecoderPool, several: list[tuple[Path, str, int | None]]
+):
+    expected = pool.read_squares(several[:1], side=32)[0]
+    for number in (2, 3, 5):
+        several[number][0].write_bytes(b"none")
+    with pytest.raises(NotDicomError, match=r"^Cannot use image 2: "):
+        pool.read_squares(several, side=32)
+    # No answer to a question that was already asked is left over.
+    np.testing.assert_array_equal(pool.read_squares(several[:1], side=32)[0], expected)
+    assert len(pool._idle) == 1
+
+
+def test_a_worker_that_crashes_at_one_of_several_files_is_replaced(
+    pool: DecoderPool, several: list[tuple[Path, str, int | None]]
+):
+    pool.read_squares(several, side=32)
+    worker = pool._idle[0].pid
+    os.kill(worker, signal.SIGSTOP)
+    threading.Timer(0.2, os.kill, (worker, signal.SIGKILL)).start()
+    with pytest.raises(DecodeError, match=r"^Cannot use image 0: .* but its decoder crashed; convert it"):
+        pool.read_squares(several, side=32)
+    assert len(pool.read_squares(several, side=32)) == 6
+    assert pool._idle[0].pid != worker
+
+
 def test_no_worker_outlives_its_program(write: Write):
     code = (
         "import sys; from pathlib import Path; from mediclip.data.pool import shared_pool;"
-        "pool = shared_pool(); pool.read(Path(sys.argv[1]), name='x'); print(pool._idle[0]._process.pid)"
+        "pool = shared_pool(); pool.read(Path(sys.argv[1]), name='x'); print(pool._idle[0].pid)"
     )
     ran = subprocess.run(
         [sys.executable, "-c", code, write(Modality="MR")], capture_output=True, text=True, check=True

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 CANARY = "Zebedee"
@@ -43,6 +44,14 @@ def dataset(pixels: NDArray[Any] | None = None, **attributes: Any) -> Dataset:
     if "BitsStored" in attributes and "HighBit" not in attributes:
         made.HighBit = made.BitsStored - 1
     return made
+
+
+def item(**attributes: object) -> Sequence:
+    """Make a sequence of one item."""
+    made = Dataset()
+    for keyword, value in attributes.items():
+        setattr(made, keyword, value)
+    return Sequence([made])
 
 
 def as_bytes(made: Dataset) -> bytes:
