@@ -16,7 +16,7 @@ from server.app import CHECKPOINT, HISTORY
 from server.flower_processes import script
 from server.history import History
 from server.status import STATUS, read_status
-from tests.kits import ROOT
+from tests.kits import PATIENCE_S, ROOT
 from tests.tiny import SHOTS, tiny_backbone, tiny_scans
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -94,7 +94,7 @@ def coordinator(federation, out, *options, environment=ENVIRONMENT):
         yield process
 
 
-def wait_until(happened, process, log, *, timeout_s=150.0):
+def wait_until(happened, process, log, *, timeout_s=PATIENCE_S):
     """Wait for something while a process runs."""
     deadline = time.monotonic() + timeout_s
     while not happened():

@@ -17,6 +17,7 @@ from server.provision import Kits, provision
 from simulation.phantom.dicom import write_phantom_dicom
 from tests.canaries import database_content, found_in
 from tests.deployment import ENVIRONMENT, complete_kit, coordinator, running_sites
+from tests.kits import PATIENCE_S
 from tests.tiny import SHOTS
 from tests.tls_tap import TlsTap
 
@@ -42,7 +43,7 @@ def test_no_identifier_of_a_patient_is_in_a_message_or_a_file_outside_the_site(w
         "address": f"127.0.0.1:{address}",
         "listen": f"127.0.0.1:{behind}",
         "sites": ["north", "south"],
-        "join_timeout_s": 60.0,
+        "join_timeout_s": 300.0,
         "round_timeout_s": 90.0,
     }
     provision(load_federation(write_federation(**changes))[0], tmp_path / "kits")
@@ -62,7 +63,7 @@ def test_no_identifier_of_a_patient_is_in_a_message_or_a_file_outside_the_site(w
     def end_of_run(rounds, *options, **more):
         federation = write_federation(rounds=rounds, **changes, **more)
         with coordinator(federation, out, *options, environment=environment) as process:
-            return process.wait(200)
+            return process.wait(PATIENCE_S)
 
     with TlsTap(address, behind, Kits(tmp_path / "kits")) as tap:
         with running_sites([north, south], environment):

@@ -33,7 +33,7 @@ from tests.deployment import (
     wait_until,
 )
 from tests.hostile_app import PATH
-from tests.kits import ROOT
+from tests.kits import PATIENCE_S, ROOT
 from tests.tiny import largest_difference, tiny_backbone, tiny_plan
 
 pytestmark = pytest.mark.slow
@@ -102,7 +102,7 @@ def test_hostile_sites_are_refused_by_name_and_reason_and_the_others_finish(writ
         quorum=2,
         rounds=ROUNDS,
         retries=0,
-        join_timeout_s=180.0,
+        join_timeout_s=300.0,
         round_timeout_s=60.0,
     )
     provision(load_federation(federation)[0], tmp_path / "kits")
@@ -117,7 +117,7 @@ def test_hostile_sites_are_refused_by_name_and_reason_and_the_others_finish(writ
             stack.enter_context(hostile_site(kits[site], site, deeds))
         stack.enter_context(hostile_site(kits["liar"], "north", ["many"] * ROUNDS))
         stack.enter_context(running_sites(honest))
-        assert process.wait(500) == 0, log.read_text()
+        assert process.wait(PATIENCE_S) == 0, log.read_text()
 
     entries = History(out / HISTORY).read()
     for number, entry in enumerate(entries):

@@ -33,6 +33,7 @@ from tests.deployment import (
     tensors_of,
     wait_until,
 )
+from tests.kits import PATIENCE_S
 from tests.tiny import largest_difference, tiny_backbone, tiny_plan
 
 pytestmark = pytest.mark.slow
@@ -146,7 +147,7 @@ def federation(write_federation, tmp_path):
             address=f"127.0.0.1:{free_port()}",
             sites=SITES,
             rounds=rounds,
-            join_timeout_s=90.0,
+            join_timeout_s=300.0,
             round_timeout_s=300.0,
         )
         provision(load_federation(path)[0], tmp_path / "kits")
@@ -209,7 +210,7 @@ def test_a_sites_programs_are_killed_at_every_phase_and_the_model_is_the_undistu
         for number, name in zip(between, programs, strict=True):
             server.wait(lambda number=number: finished_round(server.out) >= number)
             north.kill(name)
-        assert server.process.wait(200) == 0, server.log.read_text()
+        assert server.process.wait(PATIENCE_S) == 0, server.log.read_text()
     assert_undisturbed(server, [north.kit, south.kit], 10, tmp_path / "here")
     assert server.starts == 1
     assert {"daemon", "supernode"} <= set(programs)
@@ -241,6 +242,6 @@ def test_a_coordinators_programs_are_killed_at_every_phase_and_no_round_is_lost(
         for number, name in zip(between, programs, strict=True):
             server.wait(lambda number=number: finished_round(server.out) >= number)
             server.kill(name)
-        assert server.process.wait(200) == 0, server.log.read_text()
+        assert server.process.wait(PATIENCE_S) == 0, server.log.read_text()
     assert_undisturbed(server, [north.kit, south.kit], 13, tmp_path / "here")
     assert server.starts == 5
