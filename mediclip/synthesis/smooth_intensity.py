@@ -7,6 +7,8 @@ from mediclip.synthesis.shapes import Image, Pair, Region, draw_perlin_region
 
 LOW, HIGH = 0.3, 0.8
 SCALE = 30 / 255
+GAMMA_SHAPE = 3
+RAMP_OFFSET, RAMP_SCALE = 0.02, 0.01
 
 
 def draw_amplitude(rng: np.random.Generator) -> float:
@@ -18,7 +20,7 @@ def draw_amplitude(rng: np.random.Generator) -> float:
     Returns:
         The change as a share of the grey range, at least 15/255 in size; it may pass 1.
     """
-    return float((SCALE / 2 + rng.gamma(3, SCALE)) * rng.choice((-1, 1)))
+    return float((SCALE / 2 + rng.gamma(GAMMA_SHAPE, SCALE)) * rng.choice((-1, 1)))
 
 
 def draw_ramp(image_shape: Pair, rng: np.random.Generator) -> float:
@@ -31,7 +33,7 @@ def draw_ramp(image_shape: Pair, rng: np.random.Generator) -> float:
     Returns:
         Width in pixels, above 0.
     """
-    return float(min(image_shape) * (0.02 + rng.gamma(3, 0.01)))
+    return float(min(image_shape) * (RAMP_OFFSET + rng.gamma(GAMMA_SHAPE, RAMP_SCALE)))
 
 
 def add_plateau(image: Image, region: Region, amplitude: float, ramp: float) -> Image:

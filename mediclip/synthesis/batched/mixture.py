@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 
 from mediclip.config import TaskName
 from mediclip.synthesis import cut_paste, gaussian_intensity, smooth_intensity
-from mediclip.synthesis.batched.intensity import change_level, change_texture
-from mediclip.synthesis.batched.regions import draw_perlin_masks
+from mediclip.synthesis.batched.intensity import add_plateau, add_texture, draw_plateaus, draw_textures
+from mediclip.synthesis.batched.pasting import Piece, draw_views, look, paste
+from mediclip.synthesis.batched.regions import draw_perlin_patches
 from mediclip.synthesis.batched.tables import SplineTable
-from mediclip.synthesis.batched.warps import draw_warp, paste, sink_share, source_share, warp
+from mediclip.synthesis.batched.warps import draw_warps, sink_stretch, source_stretch, warp
 from mediclip.synthesis.mixture import TASKS, Mixture, check_images
-from mediclip.synthesis.shapes import Image, Region, draw_corner, draw_sides
+from mediclip.synthesis.shapes import Image, Pair
 
 # Ends of the sides of the boxes in which masks of Perlin noise are drawn.
 _PERLIN_SIDES: Mapping[TaskName, tuple[float, float]] = {
@@ -20,7 +21,7 @@ _PERLIN_SIDES: Mapping[TaskName, tuple[float, float]] = {
     "gaussian_intensity": (gaussian_intensity.LOW, gaussian_intensity.HIGH),
     "smooth_intensity": (smooth_intensity.LOW, smooth_intensity.HIGH),
 }
-_SHARES = {"source": source_share, "sink": sink_share}
+_STRETCHES = {"source": source_stretch, "sink": sink_stretch}
 
 
 class BatchedMixture:
@@ -42,8 +43,8 @@ class BatchedMixture:
         self._mixture = Mixture(tasks, second_anomaly)
         check_images(support, "support", "(K, H, W)")
         self._support = support
+        self._shape: Pair = (support.shape[1], support.shape[2])
         self._table = SplineTable(support)
-        self._ends = [(float(image.min()), float(image.max())) for image in support]
 
     def draw(
         self, indexes: NDArray[np.int64], rng: np.random.Generator
@@ -59,41 +60,67 @@ class BatchedMixture:
         """
         names, probabilities = list(TASKS), self._mixture.probabilities
         weights = [probabilities.get(name, 0.0) for name in names]
-        tasks = [names[i] for i in rng.choice(len(names), size=len(indexes), p=weights).tolist()]
+        drawn = rng.choice(len(names), size=len(indexes), p=weights)
         counts = 1 + (rng.random(len(indexes)) < self._mixture.second_anomaly)
         images = self._support[indexes]
-        labels = np.zeros_like(images)
-        regions = self._draw_regions(tasks, counts.tolist(), rng)
-        for place, (index, task) in enumerate(zip(indexes.tolist(), tasks, strict=True)):
-            if task in _SHARES:
-                shape = (images.shape[1], images.shape[2])
-                warps = [draw_warp(shape, _SHARES[task], rng) for _ in range(counts[place])]
-                warp(images[place], labels[place], warps, self._table, index)
-            for region in regions[place]:
-                self._change(task, images[place], labels[place], region, rng)
-        return images, labels, tuple(tasks)
+        labels = np.zeros(images.shape, np.float32)
+        for number, task in enumerate(names):
+            owners = np.repeat(np.arange(len(indexes)), np.where(drawn == number, counts, 0))
+            if len(owners) == 0:
+                continue
+            if task in _STRETCHES:
+                self._warp(task, images, labels, owners, indexes, rng)
+            elif task in _PERLIN_SIDES:
+                self._change(task, images, labels, owners, rng)
+        return images, labels, tuple(names[number] for number in drawn.tolist())
 
-    def _draw_regions(
-        self, tasks: list[TaskName], counts: list[int], rng: np.random.Generator
-    ) -> list[list[Region]]:
-        """Draw the masks of Perlin noise of all images."""
-        shape = (self._support.shape[1], self._support.shape[2])
-        owners, boxes = [], []
-        for place, (task, count) in enumerate(zip(tasks, counts, strict=True)):
-            if task in _PERLIN_SIDES:
-                owners += [place] * count
-                boxes += [draw_sides(shape, *_PERLIN_SIDES[task], rng) for _ in range(count)]
-        regions: list[list[Region]] = [[] for _ in tasks]
-        for owner, box, mask in zip(owners, boxes, draw_perlin_masks(boxes, rng), strict=True):
-            regions[owner].append(Region(draw_corner(shape, box, rng), mask))
-        return regions
+    def _warp(
+        self,
+        task: TaskName,
+        images: Image,
+        labels: Image,
+        owners: NDArray[np.int64],
+        indexes: NDArray[np.int64],
+        rng: np.random.Generator,
+    ) -> None:
+        warps = draw_warps(len(owners), self._shape, rng)
+        places, starts, counts = np.unique(owners, return_index=True, return_counts=True)
+        parts = np.stack([indexes[places], places, starts, starts + counts], axis=1).tolist()
+        # One table after the other, since a table is larger than a processor's own memory.
+        for index, place, start, stop in sorted(parts):
+            warp(images[place], labels[place], warps[start:stop], _STRETCHES[task], self._table, index)
 
     def _change(
-        self, task: TaskName, image: Image, label: Image, region: Region, rng: np.random.Generator
+        self,
+        task: TaskName,
+        images: Image,
+        labels: Image,
+        owners: NDArray[np.int64],
+        rng: np.random.Generator,
     ) -> None:
-        if task == "cut_paste":
-            piece = int(rng.integers(len(self._support)))
-            paste(image, label, region, self._table, piece, self._ends[piece], rng)
-            return
-        (change_texture if task == "gaussian_intensity" else change_level)(image, region, rng)
-        label[region.window][region.mask] = 1
+        """Change places of Perlin noise."""
+        count, shape = len(owners), np.array(self._shape)
+        low, high = (np.array([round(end * side) for side in self._shape]) for end in _PERLIN_SIDES[task])
+        boxes = rng.integers(np.maximum(low, 3), np.maximum(high, 4), (count, 2))
+        corners = rng.integers(shape - boxes + 1)
+        patches = draw_perlin_patches(boxes, corners, rng)
+        pairs = [(images[owner], labels[owner], patch) for owner, patch in zip(owners, patches, strict=True)]
+        if task == "gaussian_intensity":
+            for pair, texture in zip(pairs, draw_textures(count, self._shape, rng), strict=True):
+                add_texture(*pair, texture)
+        elif task == "smooth_intensity":
+            for pair, plateau in zip(pairs, draw_plateaus(count, self._shape, rng), strict=True):
+                add_plateau(*pair, *plateau)
+        else:
+            views = draw_views(boxes, self._shape, rng)
+            pieces = rng.integers(len(self._support), size=count).tolist()
+            # A patch begins somewhere in its box.
+            starts = np.array([patch.corner for patch in patches]) - corners
+            offsets = views.offsets + (views.matrices * starts[:, None, :]).sum(axis=2)
+            looked: dict[int, Piece] = {}
+            # One table after the other, since a table is larger than a processor's own memory.
+            for number in np.argsort(pieces).tolist():
+                view = views.matrices[number], offsets[number]
+                looked[number] = look(patches[number], self._table, pieces[number], *view)
+            for number, pair in enumerate(pairs):
+                paste(*pair, looked[number])

@@ -16,41 +16,50 @@ class SplineTable:
 
     Args:
         images: ``(K, H, W)`` float32.
+
+    Attributes:
+        shape: ``(H, W)``.
+        ends: The darkest and the brightest value of each image.
     """
 
     def __init__(self, images: Image) -> None:
         self.shape: Pair = (images.shape[1], images.shape[2])
+        self.ends = [(image.min(), image.max()) for image in images]
         rows, columns = (_spline_matrix(size) for size in self.shape)
-        self._width = columns.shape[0]
-        self._flat: list[Image] = []
-        for image in images:
+        # One array: NumPy asks for large pages for large arrays, and look-ups go all over a table.
+        tables = np.empty((len(images), len(rows), len(columns)), np.float32)
+        for image, table in zip(images, tables, strict=True):
             coefficients = ndimage.spline_filter(image, order=3, output=np.float32, mode="mirror")
-            table: Image = rows @ np.asarray(coefficients, np.float32) @ columns.T
-            self._flat.append(table.reshape(-1))
+            np.matmul(rows @ np.asarray(coefficients, np.float32), columns.T, out=table)
+        self._width = len(columns)
+        self._flat: list[Image] = list(tables.reshape(len(images), -1))
 
-    def look(self, index: int, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Image:
+    def look(self, index: int, places: NDArray[np.float32]) -> Image:
         """Look up values.
 
         Args:
             index: Which image.
-            rows: ``(N,)`` in [0, H - 1].
-            columns: ``(N,)`` in [0, W - 1].
+            places: ``(2, N)`` columns in [0, W - 1] and rows in [0, H - 1]; overwritten.
 
         Returns:
             ``(N,)`` float32; splines overshoot, so it may leave the image's range a little.
         """
-        table, width = self._flat[index], self._width
-        row, column = rows * np.float32(FINENESS), columns * np.float32(FINENESS)
-        first, left = row.astype(np.int32), column.astype(np.int32)
-        row -= first
-        column -= left
-        first *= width
+        table = self._flat[index]
+        places *= np.float32(FINENESS)
+        whole = np.floor(places)
+        places -= whole
+        column, row = places
+        left, first = whole.astype(np.intp)
+        first *= self._width
         first += left
-        above = table.take(first)
-        above += column * (table.take(first + 1) - above)
-        first += width
+        above: Image = table.take(first)
+        first += 1
+        above += column * (table.take(first) - above)
+        first += self._width
         below = table.take(first)
-        below += column * (table.take(first + 1) - below)
+        first -= 1
+        column -= 1
+        below += column * (below - table.take(first))  # the one to the right was taken first
         below -= above
         below *= row
         above += below
