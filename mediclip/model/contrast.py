@@ -33,7 +33,7 @@ class _Contrast(torch.autograd.Function):
         to_weight = to_bias = None
         if ctx.needs_input_grad[1]:
             turned = adapted * shrink.unsqueeze(1)
-            to_weight = torch.outer(direction, along @ tokens) - turned.t() @ tokens
+            to_weight = torch.outer(direction, along @ tokens).addmm_(turned.t(), tokens, alpha=-1)
             to_bias = direction * along.sum() - turned.sum(0)
         return None, to_weight, to_bias, along @ adapted
 

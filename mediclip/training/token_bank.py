@@ -180,6 +180,8 @@ class _Store:
 
     def take(self, slots: NDArray[np.int64]) -> list[Tensor]:
         """Read slots as float32 on the device."""
+        if self._device.type == "cpu":
+            return [_widened(array, slots.tolist()) for array in self._arrays]
         chosen = torch.from_numpy(slots)
         if self._device.type == "cuda":
             chosen = chosen.pin_memory()
@@ -187,6 +189,14 @@ class _Store:
                 chosen = chosen.to(self._device, non_blocking=True)
         taken = (array.index_select(0, chosen) for array in self._arrays)
         return [value.to(self._device, torch.float32, non_blocking=True) for value in taken]
+
+
+def _widened(array: Tensor, slots: list[int]) -> Tensor:
+    """Read slots as float32 without a copy of them in half precision."""
+    values = torch.empty(len(slots), *array.shape[1:])
+    for value, slot in zip(values, slots, strict=True):
+        value.copy_(array[slot])
+    return values
 
 
 def _draw_of(network: MediClip, support: Images) -> Draw:
