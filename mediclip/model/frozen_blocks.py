@@ -157,7 +157,7 @@ def _attend_briefly(query: Tensor, key: Tensor, value: Tensor, is_seen: Tensor) 
 
 
 def _attend_by_products(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attend by two products of whole matrices, which a CPU does faster in bfloat16 than torch's own kernel."""
+    """Attend by two products of whole matrices: in bfloat16, a CPU is slower at torch's own kernel."""
     shape = query.shape
     query, key, value = (part.flatten(0, 1) for part in (query * query.shape[-1] ** -0.5, key, value))
     weights = torch.bmm(query, key.transpose(1, 2)).softmax(dim=-1)
