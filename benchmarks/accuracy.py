@@ -39,7 +39,7 @@ from mediclip.training.run import TrainedDetector, TrainSettings, train_detector
 _CALIBRATED: Final = "default"
 _BATCH: Final = 16
 # The maps of the other variants are one of these or differ little; counting pixels takes longer than scoring.
-_PIXELS: Final = ("text map, maximum", "memory, focal part", "default")
+_PIXELS: Final = ("text map, maximum", "memory, focal part", "default", "default, map not smoothed")
 VARIANTS: Final[Mapping[str, Mapping[str, Any] | None]] = {
     "text map, maximum": None,
     "text map, mean of the top 5 %": None,
@@ -47,7 +47,8 @@ VARIANTS: Final[Mapping[str, Mapping[str, Any] | None]] = {
     "memory, both parts": {"text_weight": 0.0},
     "text and focal part": {"diffuse_tokens": 0},
     "default": {},
-    "default, single tokens": {"neighbourhood": 1},
+    "default, map not smoothed": {"smoothing": 0.0},
+    "default, means of 3 by 3 tokens": {"neighbourhood": 3},
     "default, same place only": {"radius": 0},
     "default, text weighs 1": {"text_weight": 1.0},
     "default, text on the support images": {"views": 0},

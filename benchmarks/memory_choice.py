@@ -22,6 +22,7 @@ from mediclip.data.manifest import open_dataset
 from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.support import draw_support
 from mediclip.evaluation.image_metrics import image_auroc
+from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.model.backbone import load_backbone
 from mediclip.model.memory import build_memory
 from mediclip.model.network import MediClip
@@ -35,18 +36,22 @@ CHANGES: Final[tuple[Mapping[str, Any], ...]] = (
     {"diffuse_tokens": 0},
     {"diffuse_tokens": 256},
     {"diffuse_tokens": 4096},
-    {"neighbourhood": 1},
+    {"neighbourhood": 3},
     {"neighbourhood": 5},
     {"radius": 0},
     {"radius": 2},
+    {"smoothing": 0.0},
+    {"smoothing": 1.4},
     {SHARE: 0.0},
     {SHARE: 0.01},
     {SHARE: 0.1},
 )
 
 
-def measure(folder: Path, network: MediClip, *, shots: int, seeds: Sequence[int]) -> dict[str, list[float]]:
-    """Give the image AUROC of each change on one set, a value for each seed."""
+def measure(
+    folder: Path, network: MediClip, *, shots: int, seeds: Sequence[int]
+) -> dict[str, list[tuple[float, float]]]:
+    """Give image and pixel AUROC of each change on one set, a pair for each seed."""
     dataset, preprocess = open_dataset(folder), Preprocess(network.recipe.image_size, network.recipe.policies)
     labels = [sample.label for sample in dataset.test]
     with torch.inference_mode():
@@ -54,7 +59,8 @@ def measure(folder: Path, network: MediClip, *, shots: int, seeds: Sequence[int]
         parts = [network.tokens(images[i : i + 16]) for i in range(0, len(images), 16)]
         tokens = [torch.cat([part[tap] for part in parts]) for tap in range(len(network.taps))]
         margin = torch.zeros(tokens[0].shape[:3])
-    found: dict[str, list[float]] = {}
+    masks = np.stack([preprocess.load_mask(sample) for sample in dataset.test])
+    found: dict[str, list[tuple[float, float]]] = {}
     known: dict[bytes, list[torch.Tensor]] = {}
     memory = network.recipe.memory
     if memory is None:
@@ -71,9 +77,12 @@ def measure(folder: Path, network: MediClip, *, shots: int, seeds: Sequence[int]
             )
             built = build_memory(KnownTokens(network, recipe, known), support, seed=seed)
             with torch.inference_mode():
-                scores = built.judge(tokens, margin, network.recipe.image_size).scores.numpy()
-            value = image_auroc(np.array(labels), scores)
-            found.setdefault(json.dumps(change), []).append(float("nan") if value is None else value)
+                said = built.judge(tokens, margin, network.recipe.image_size)
+            pixels = PixelMetrics()
+            pixels.update(said.maps.numpy(), masks)
+            pair = image_auroc(np.array(labels), said.scores.numpy()), pixels.pixel_auroc()
+            both = tuple(float("nan") if value is None else value for value in pair)
+            found.setdefault(json.dumps(change), []).append((both[0], both[1]))
     return found
 
 
@@ -93,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     taps = None if asked.taps is None else tuple(map(int, asked.taps.split(",")))
     recipe = load_recipe("default")
     network = MediClip(load_backbone(asked.backbone, image_size=recipe.image_size), recipe, taps)
-    columns: dict[str, dict[str, list[float]]] = {}
+    columns: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for organ in ORGANS:
         folder = asked.out / organ
         if not folder.exists():
@@ -102,13 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         seeds = [int(seed) for seed in asked.seeds.split(",")]
         columns[organ] = measure(folder, network, shots=asked.shots, seeds=seeds)
-        print(organ, {k: round(fmean(v), 3) for k, v in columns[organ].items()}, flush=True)  # noqa: T201
-    lines = [f"| change | {' | '.join(ORGANS)} | mean |", "|---|" + "---|" * (len(ORGANS) + 1)]
-    for change in map(json.dumps, CHANGES):
-        means = [fmean(columns[organ][change]) for organ in ORGANS]
-        cells = " | ".join(f"{mean:.3f}" for mean in means)
-        lines.append(f"| {change} | {cells} | {fmean(means):.3f} |")
-    print("\n".join(lines))  # noqa: T201 - what it is for
+        print(organ, "done", flush=True)  # noqa: T201
+    for which, metric in enumerate(("image AUROC", "pixel AUROC")):
+        lines = [f"| {metric} | {' | '.join(ORGANS)} | mean |", "|---|" + "---|" * (len(ORGANS) + 1)]
+        for change in map(json.dumps, CHANGES):
+            means = [fmean(pair[which] for pair in columns[organ][change]) for organ in ORGANS]
+            cells = " | ".join(f"{mean:.3f}" for mean in means)
+            lines.append(f"| {change} | {cells} | {fmean(means):.3f} |")
+        print("\n".join(lines), end="\n\n")  # noqa: T201 - what it is for
 
 
 if __name__ == "__main__":

@@ -92,6 +92,8 @@ class MemorySettings(Settings):
             them out.
         views: Moved copies of each support image on which the text map is standardised, which has seen the
             images themselves; 0 takes the images.
+        smoothing: Standard deviation, in tokens, of the Gaussian that calms the map that is drawn; scores are
+            of the map before it.
     """
 
     images: Annotated[int, Field(ge=2, le=64)] = 64
@@ -100,6 +102,7 @@ class MemorySettings(Settings):
     text_weight: Annotated[float, Field(ge=0, le=4)] = 0.5
     diffuse_tokens: Annotated[int, Field(ge=0, le=8192)] = 1024
     views: Annotated[int, Field(ge=0, le=16)] = 4
+    smoothing: Annotated[float, Field(ge=0, le=4)] = 0.0
 
 
 class Recipe(Settings):

@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 from torch import Tensor, nn
 
 from mediclip.config import MemorySettings, Recipe
@@ -118,7 +119,10 @@ class NormalityMemory:
             spread_out = nearest_anywhere(_directions(tokens[0]), self.diffuse.float()).mean((1, 2))
             evidence = torch.logaddexp(evidence, self.norms["diffuse"].standardise(spread_out))
         full = nn.functional.interpolate(
-            joint.unsqueeze(1), size=(size, size), mode="bilinear", align_corners=True
+            _smooth(joint, self.settings.smoothing).unsqueeze(1),
+            size=(size, size),
+            mode="bilinear",
+            align_corners=True,
         )
         return Judgement(_bounded(full[:, 0]), _bounded(evidence))
 
@@ -228,6 +232,17 @@ def _encode(network: Tower, images: NDArray[np.float32], neighbourhood: int) -> 
         early.append(_directions(tokens[0]))
         margins.append(network.contrast(tokens))
     return torch.cat(features), torch.cat(early), torch.cat(margins)
+
+
+def _smooth(grid: Tensor, sigma: float) -> Tensor:
+    """Blur ``(B, h, w)`` with a Gaussian of ``sigma`` tokens; what is beyond an edge is as the edge."""
+    if sigma == 0:
+        return grid
+    rows, columns = (
+        torch.from_numpy(ndimage.gaussian_filter1d(np.eye(length), sigma, axis=0, mode="nearest")).to(grid)
+        for length in grid.shape[1:]
+    )
+    return rows @ grid @ columns.T
 
 
 def _directions(tokens: Tensor) -> Tensor:

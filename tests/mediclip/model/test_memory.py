@@ -1,8 +1,10 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from mediclip.config import MemorySettings
 from mediclip.errors import CheckpointError, SettingsError
@@ -40,6 +42,25 @@ def spoilt(scans):
     worse = scans.copy()
     worse[:, 8:40, 8:40] = np.indices((32, 32)).sum(0) // 4 % 2
     return worse
+
+
+def test_smoothing_calms_the_map_as_scipy_would_and_leaves_the_score(network, support):
+    memory = build_memory(network, support, seed=0)
+    plain, smooth = (
+        replace(memory, settings=memory.settings.model_copy(update={"smoothing": sigma}))
+        for sigma in (0, 1.3)
+    )
+    tokens = network.tokens(torch.from_numpy(spoilt(tiny_scans(7))))
+    margin = torch.zeros(tokens[0].shape[:3])
+    side = margin.shape[-1]
+    with torch.no_grad():
+        before, after = plain.judge(tokens, margin, side), smooth.judge(tokens, margin, side)
+    assert torch.equal(before.scores, after.scores)
+    # A bounded value b says 4 (2b - 1) / (1 - |2b - 1|) spreads.
+    grids = [2 * said.maps.double().numpy() - 1 for said in (before, after)]
+    spreads = [4 * grid / (1 - np.abs(grid)) for grid in grids]
+    expected = ndimage.gaussian_filter(spreads[0], (0, 1.3, 1.3), mode="nearest")
+    np.testing.assert_allclose(spreads[1], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_an_image_with_a_foreign_patch_scores_above_the_same_image_without(network, support):
