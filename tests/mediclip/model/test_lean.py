@@ -8,10 +8,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mediclip.config import load_recipe
 from mediclip.model.backbone import backbone_from_weights, load_backbone
 from mediclip.model.contrast import contrast, enlarge, upsampling_matrix
-from mediclip.model.frozen_blocks import Packing, freeze_blocks, has_native_bfloat16
+from mediclip.model.frozen_blocks import Packing, _attend_by_products, freeze_blocks, has_native_bfloat16
 from mediclip.model.network import MediClip
 from mediclip.training.batch import Batch
-from mediclip.training.fused_loss import fused_anomaly_loss
+from mediclip.training.fused_loss import _loss_of, fused_anomaly_loss
 from mediclip.training.loop import step_loss, train
 from mediclip.training.losses import anomaly_loss
 from tests.tiny import SIZE, tiny_backbone, tiny_recipe, tiny_scans
@@ -123,6 +123,29 @@ def test_the_fused_loss_agrees_with_the_losses_and_finite_differences():
     assert torch.autograd.gradcheck(
         lambda g: fused_anomaly_loss(g, labels, rows, columns), grid.requires_grad_(), atol=1e-6
     )
+
+
+def test_all_images_at_once_as_on_a_gpu_give_the_loss_of_one_after_the_other():
+    generator = torch.Generator().manual_seed(3)
+    grid = torch.randn(4, 3, 5, generator=generator, dtype=torch.float64)
+    labels = torch.rand(4, 16, 20, generator=generator, dtype=torch.float64).round(decimals=1)
+    cpu = torch.device("cpu")
+    rows, columns = upsampling_matrix(16, 3, cpu).double(), upsampling_matrix(20, 5, cpu).double()
+    found = []
+    for size in (1, 4):
+        spaces, slope = [grid.new_empty(size, 16, 20) for _ in range(5)], torch.empty_like(grid)
+        parts = [slice(i, i + size) for i in range(0, 4, size)]
+        losses = [_loss_of(grid[p], labels[p], rows, columns, spaces, slope[p]) for p in parts]
+        found.append((torch.stack(losses).sum(), slope))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_attention_by_products_is_torchs():
+    generator = torch.Generator().manual_seed(4)
+    joint = torch.randn(2, 7, 3 * 12, generator=generator)
+    query, key, value = (part.view(2, 7, 3, 4).transpose(1, 2) for part in joint.chunk(3, dim=-1))
+    want = torch.nn.functional.scaled_dot_product_attention(query, key, value)
+    torch.testing.assert_close(_attend_by_products(query, key, value), want)
 
 
 def test_the_contrasts_gradient_agrees_with_finite_differences():
