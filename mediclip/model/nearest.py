@@ -47,18 +47,19 @@ def nearest_around(queries: Tensor, memory: Tensor, radius: int, *, leave_own_ou
         ``(B, h, w)`` one minus the largest cosine, in [0, 2].
     """
     height, width = queries.shape[1:3]
-    best = queries.new_full(queries.shape[:3], -1.0)
-    for down in range(-radius, radius + 1):
-        for right in range(-radius, radius + 1):
-            here = _overlap(height, down), _overlap(width, right)
-            there = _overlap(height, -down), _overlap(width, -right)
-            cosines = torch.einsum(
-                "bhwc,khwc->bkhw", queries[:, here[0], here[1]], memory[:, there[0], there[1]]
-            )
-            if leave_own_out:
-                cosines.diagonal().fill_(-1.0)
-            part = best[:, here[0], here[1]]
-            torch.maximum(part, cosines.amax(1), out=part)
+    # Rearranged once, so that what lies in a row is one batch of products and nothing is copied again.
+    asked, known = queries.permute(1, 2, 0, 3).contiguous(), memory.permute(1, 2, 0, 3).contiguous()
+    best = queries.new_full(asked.shape[:3], -1.0)  # (h, w, B)
+    for row in range(height):
+        for other in range(max(0, row - radius), min(height, row + radius + 1)):
+            for right in range(-radius, radius + 1):
+                here, there = _overlap(width, right), _overlap(width, -right)
+                cosines = torch.bmm(asked[row, here], known[other, there].transpose(1, 2))  # (w', B, K)
+                if leave_own_out:
+                    cosines.diagonal(dim1=1, dim2=2).fill_(-1.0)
+                part = best[row, here]
+                torch.maximum(part, cosines.amax(2), out=part)
+    best = best.permute(2, 0, 1)
     return (1 - best).clamp_min(0)
 
 
