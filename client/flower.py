@@ -6,6 +6,7 @@ code that the coordinator sent. A script of the same name, first on the site's P
 What came is read as text, compared, and never unpacked or imported.
 """
 
+import functools
 import gc
 import hashlib
 import importlib
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from client.nursery import SOCKET as NURSERY
+from client.stand_ins import EagerClock, WatchedPrograms
 from mediclip.bundle import application_root
 from mediclip.errors import PolicyError
 from mediclip.protocol import error_reply
@@ -37,15 +39,16 @@ QUIET: Final = {
 }
 """No calls home, and no installation of packages that a coordinator names."""
 
+SUPEREXEC_ENDED: Final = "The SuperExec of this site has ended, and its SuperNode ends with it."
+"""What a SuperNode writes before it ends for that reason."""
+
 SUPERNODE_LOOP: Final = "flwr.supernode.start_client_internal"
-_IDLE_S: Final = 3.0  # what Flower's SuperNode sleeps where no message waits for it
-_FIRST_LOOK_S: Final = 0.2
-_LOOK_SHARE: Final = 0.05
-_REPLY_LOOK_S: Final = 0.05
 _TASK_LOOK_S: Final = 0.1
+_OBJECT_LOOK_S: Final = 0.05
 _QUESTION_WITHIN_S: Final = 1800.0
 _WATCH_S: Final = 0.5
 _GRACE_S: Final = 5.0
+_BOTH_END_S: Final = 2.0
 
 CLIENTAPP_PROGRAM: Final = "flwr.supernode.cli.flwr_clientapp"
 CLIENTAPP_RUNTIME: Final = "flwr.supernode.runtime.run_clientapp"
@@ -79,7 +82,8 @@ def run_installed_clientapp() -> None:
     def loader(**_: object) -> Callable[[str, str, str], Callable[..., Any]]:
         return lambda *_: _application(arrived)
 
-    # Both names are looked up in Flower's module when it runs, which a test holds.
+    # The names are looked up in Flower's module when it runs, which a test holds.
+    runtime.pull_and_inflate_object_from_tree = _sooner(runtime.pull_and_inflate_object_from_tree)
     runtime.install_from_fab = keep
     runtime.get_load_client_app_fn = loader
     program.flwr_clientapp()
@@ -169,7 +173,9 @@ def run_supernode() -> None:
     from flwr.supernode.cli.flower_supernode import flower_supernode  # noqa: PLC0415 - seconds
 
     loop: Any = importlib.import_module(SUPERNODE_LOOP)
+    loop.pull_objects = _sooner(loop.pull_objects)
     loop.time = EagerClock()  # its only use there is sleep, which a test holds
+    loop.subprocess = WatchedPrograms(_end_with_superexec)  # its only use there is to start SuperExec
 
     def follow() -> None:
         while os.read(sys.stdin.fileno(), 1024):
@@ -180,28 +186,19 @@ def run_supernode() -> None:
     flower_supernode()
 
 
-class EagerClock:
-    """Stands where Flower's SuperNode looks for ``time.sleep``: it looks often after it was busy.
+def _sooner(pull: Callable[..., Any]) -> Callable[..., Any]:
+    """Look for what is not there yet sooner than after a second: a message comes before its objects do."""
+    return functools.partial(pull, initial_backoff=_OBJECT_LOOK_S)
 
-    A node that was idle for a minute sleeps as Flower would have it. One that has just answered looks again
-    soon, and less often the longer it waits: what looking adds is a twentieth of the wait.
-    """
 
-    def __init__(self) -> None:
-        self._idle_s = 0.0
-
-    def pause(self, wanted_s: float) -> float:
-        """Give the pause in seconds for the one that Flower asks for."""
-        if wanted_s < _IDLE_S:  # an answer is being made, or is on its way from the ClientApp
-            self._idle_s = 0.0
-            return min(wanted_s, _REPLY_LOOK_S)
-        pause = min(max(_LOOK_SHARE * self._idle_s, _FIRST_LOOK_S), wanted_s)
-        self._idle_s += pause
-        return pause
-
-    def sleep(self, wanted_s: float) -> None:
-        """Sleep for that long."""
-        time.sleep(self.pause(wanted_s))
+def _end_with_superexec() -> None:
+    """End this SuperNode, which would wait for ever for a SuperExec that has ended, and say nothing."""
+    time.sleep(_BOTH_END_S)  # what ends both lets this process sign off
+    sys.stderr.write(f"{SUPEREXEC_ENDED}\n")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_GRACE_S)
+    os._exit(1)
 
 
 def supernode_command(

@@ -5,6 +5,8 @@ What ends is started again after a pause that grows while it keeps ending. What 
 - The SuperNode was killed: the coordinator counts the old connection until its heartbeat expires, about a
   minute, and turns the new one away (exit code 305, answer 2004). The old one is signed off; where that was
   not possible, as after a power failure, the new one is tried again until it is in.
+- The SuperNode's SuperExec was killed: Flower does not notice, and the site would answer nothing any more.
+  The SuperNode ends with it here, and is started again.
 - The coordinator is away: the SuperNode itself tries again without end, and if it ends, it is started again.
 - The key is not known: it is tried again too, seldom, because a coordinator may register it later.
 - The daemon was killed: it is started at once. A round in work is asked again by the ClientApp and answered.
@@ -214,6 +216,8 @@ class Supervisor:
     def _why(self, status: int, written: str) -> str:
         settings = self._kit.settings
         flower.sign_off(settings.superlink, self._kit.certificate, self._kit.key, written)
+        if flower.SUPEREXEC_ENDED in written:
+            return "its SuperExec ended"
         code, answer = flower.exit_codes(written)
         if code != flower.CONNECTION_ERROR:
             return f"exit status {status}" if code is None else f"Flower's exit code {code}"

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import io
 import os
+import queue
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from flwr.supernode.runtime import run_clientapp as runtime
 
 from client import flower
 from client.flower import bundle_digest, exit_codes, installed_digest, site_environment, supernode_command
+from client.stand_ins import IDLE_S, EagerClock, WatchedPrograms
 from tests.kits import ROOT
 
 
@@ -55,6 +57,15 @@ def test_flower_looks_up_the_two_names_that_the_site_replaces_when_it_runs():
     assert vars(runtime).keys() >= {"install_from_fab", "get_load_client_app_fn"}
 
 
+def test_flower_looks_for_what_is_not_there_yet_by_the_two_functions_that_are_replaced():
+    loop = importlib.import_module(flower.SUPERNODE_LOOP)
+    for module, name in ((loop, "pull_objects"), (runtime, "pull_and_inflate_object_from_tree")):
+        function = vars(module)[name]
+        assert inspect.getsource(module).count(f"{name}(") == 1
+        assert inspect.signature(function).parameters["initial_backoff"].default == 1
+        assert flower._sooner(function).keywords == {"initial_backoff": flower._OBJECT_LOOK_S}
+
+
 def test_flower_starts_its_programs_by_name_from_the_path():
     assert TASK_TYPE_TO_COMMAND[TaskType.CLIENT_APP] == "flwr-clientapp"
     source = inspect.getsource(start_client_internal.start_client_internal)
@@ -67,11 +78,26 @@ def test_flowers_supernode_uses_of_time_nothing_but_the_sleep_that_is_replaced()
     assert vars(loop)["time"] is time
     assert set(re.findall(r"\btime\.\w+\(", source)) == {"time.sleep("}
     assert re.findall(r"time\.sleep\((.*)\)", source) == ["3", "0.5", "0.5"]
-    assert flower._IDLE_S == 3
+    assert IDLE_S == 3
+
+
+def test_flowers_supernode_starts_its_superexec_alone_by_the_popen_that_is_replaced():
+    loop = importlib.import_module(flower.SUPERNODE_LOOP)
+    assert vars(loop)["subprocess"] is subprocess
+    assert re.findall(r"\bsubprocess\.\w+\(.*\)", inspect.getsource(loop)) == ["subprocess.Popen(command)"]
+
+
+def test_the_end_of_a_watched_program_is_told_once():
+    told = queue.Queue()
+    program = WatchedPrograms(lambda: told.put("ended")).Popen([sys.executable, "-c", "input()"])
+    assert told.empty()
+    program.kill()
+    assert told.get(timeout=60) == "ended"
+    assert told.empty()
 
 
 def test_a_node_looks_often_after_an_answer_and_as_seldom_as_flower_when_idle():
-    clock = flower.EagerClock()
+    clock = EagerClock()
     assert clock.pause(0.5) < 0.1
     pauses = [clock.pause(3) for _ in range(200)]
     waits = list(accumulate(pauses, initial=0.0))

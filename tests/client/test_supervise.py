@@ -21,6 +21,7 @@ from server.app import HISTORY
 from server.history import History
 from simulation.engine import run_in_process
 from simulation.plan import read_result
+from tests.deployment import children_of
 from tests.kits import FEDERATION, PATIENT, ROOT, WARD, make_kit
 from tests.superlink import coordinator, wait_until
 from tests.tiny import fit, largest_difference, tiny_plan, tiny_request
@@ -163,6 +164,11 @@ def test_a_killed_supernode_is_tried_again_until_the_coordinator_lets_it_in(link
         os.kill(programs(kit)["supernode"]["pid"], signal.SIGKILL)
         wait_until(lambda: whole_log(kit).count("SuperNode ID") == 2, 180)
         assert link.statuses() == ["online"]
+        # Flower does not notice that its SuperExec is gone: the site must, or it answers nothing any more.
+        os.kill(*children_of(process.pid, "flower-superexec"), signal.SIGKILL)
+        wait_until(lambda: programs(kit)["supernode"]["note"] == "its SuperExec ended", 180)
+        wait_until(lambda: whole_log(kit).count("SuperNode ID") == 3, 180)
+        wait_until(lambda: children_of(process.pid, "flower-superexec"), 180)
         process.kill()  # the whole site loses its power
         os.kill(programs(kit)["supernode"]["pid"], signal.SIGKILL)
     with started(kit):

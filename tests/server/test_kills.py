@@ -8,6 +8,7 @@ import json
 import os
 import re
 import signal
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ from tests.tiny import largest_difference, tiny_backbone, tiny_plan
 pytestmark = pytest.mark.slow
 SITES = ("north", "south")
 ROLL_CALL = 0
+SUPEREXEC = "flower-superexec"
 
 
 @dataclass
@@ -75,19 +77,26 @@ class GatedSite:
         return re.search(found, log, re.DOTALL) is not None
 
     def kill(self, name):
-        """Kill one of the site's programs, and give its number."""
-        before = self._status()[name]["pid"]
+        """Kill one of the site's programs, once it is there, and give its number."""
+        while (before := self._pid(name)) is None:
+            time.sleep(0.05)
         for marker in self.gate.glob("at-*"):
             marker.unlink()
         os.kill(before, signal.SIGKILL)
         return before
 
     def has_new(self, name, before):
-        return self._status()[name]["pid"] not in {None, before}
+        return self._pid(name) not in {None, before}
 
     def programs(self):
-        """List the site's programs."""
-        return [name for name, state in self._status().items() if isinstance(state, dict)]
+        """List the site's programs: what the supervisor started, and what its SuperNode did."""
+        return [*(name for name, state in self._status().items() if isinstance(state, dict)), SUPEREXEC]
+
+    def _pid(self, name):
+        status = self._status()
+        if name != SUPEREXEC:
+            return status[name]["pid"]
+        return next(iter(children_of(status["pid"], SUPEREXEC)), None)
 
     def _status(self):
         return json.loads((self.kit.state / STATUS_FILE).read_text())
@@ -181,7 +190,7 @@ NORTH, SOUTH = 0, 1
 def test_a_sites_programs_are_killed_at_every_phase_and_the_model_is_the_undisturbed_one(
     federation, tmp_path
 ):
-    with federation(10, [(NORTH, ROLL_CALL)]) as (server, north, south):
+    with federation(13, [(NORTH, ROLL_CALL)]) as (server, north, south):
         server.wait(lambda: north.is_at(ROLL_CALL))
         programs = north.programs()
         training, sent, between = (
@@ -211,9 +220,9 @@ def test_a_sites_programs_are_killed_at_every_phase_and_the_model_is_the_undistu
             server.wait(lambda number=number: finished_round(server.out) >= number)
             north.kill(name)
         assert server.process.wait(PATIENCE_S) == 0, server.log.read_text()
-    assert_undisturbed(server, [north.kit, south.kit], 10, tmp_path / "here")
+    assert_undisturbed(server, [north.kit, south.kit], 13, tmp_path / "here")
     assert server.starts == 1
-    assert {"daemon", "supernode"} <= set(programs)
+    assert set(programs) == {"daemon", "supernode", "nursery", SUPEREXEC}
 
 
 def test_a_coordinators_programs_are_killed_at_every_phase_and_no_round_is_lost(federation, tmp_path):
