@@ -25,6 +25,7 @@ from server.history import History
 from server.roster import Roster
 from server.run_process import alone, end_with
 from server.settings import RunSettings
+from server.waits import look_sooner
 
 CHECKPOINT = "checkpoint.safetensors"
 HISTORY = "history.jsonl"
@@ -44,6 +45,7 @@ def main(grid: Grid, context: Context) -> None:
     refuse_earlier_run(settings.out, resume=settings.resume)
     settings.out.mkdir(parents=True, exist_ok=True)
     end_with(settings.coordinator_pid)
+    look_sooner()
     with alone(settings.out, context.run_id), _recorded_outcome(settings.out):
         federate(grid, settings)
 

@@ -14,6 +14,7 @@ _AT_ONCE: Final = 4
 _PUSHED_AT_ONCE: Final = 64
 _LONGEST_PAUSE_S: Final = 1.0
 _SHARE: Final = 0.02  # of the time waited so far
+_TIMES_LOOK: Final = 5.0
 _LOOK_FOR_AWAY_S: Final = 1.0
 _T = TypeVar("_T")
 
@@ -22,8 +23,8 @@ class ReplyStream:
     """Messages on their way, and the replies to them.
 
     Flower's ``send_and_receive`` keeps all replies of a round in memory and looks for them each three
-    seconds. This fetches few at a time, and looks again after a fiftieth of the time it has waited, at most a
-    second.
+    seconds. This fetches few at a time, and looks again after a fiftieth of the time it has waited, or after
+    five times what looking took if that is longer, at most a second.
 
     A node that goes away loses the question that it had. It is asked again when it is back, also if it was
     away unnoticed; a site answers a question that it answered before from its store. When nobody else is
@@ -63,7 +64,7 @@ class ReplyStream:
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         """Yield the node that was asked and its reply, each message's first alone, until all are there."""
         while self._waiting or self._may_come_back():
-            found = False
+            found, looked = False, time.monotonic()
             for some in _batches(list(self._waiting), _AT_ONCE):
                 for reply in self._grid.pull_messages(some):
                     question = self._waiting.pop(reply.metadata.reply_to_message_id, None)
@@ -79,7 +80,7 @@ class ReplyStream:
                 return
             self._ask_again()
             if not found:
-                self._pause()
+                self._pause(time.monotonic() - looked)
 
     def hurry(self) -> None:
         """Wait for those that are missing no longer than once more the time until now, and a moment."""
@@ -114,9 +115,10 @@ class ReplyStream:
         """When the connection of each node that is there began."""
         return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
 
-    def _pause(self) -> None:
+    def _pause(self, look_s: float) -> None:
         now = time.monotonic()
-        pause_s = min(max(0.002, _SHARE * (now - self._started)), _LONGEST_PAUSE_S)
+        wanted_s = max(0.002, _SHARE * (now - self._started), _TIMES_LOOK * look_s)
+        pause_s = min(wanted_s, _LONGEST_PAUSE_S)
         time.sleep(max(0.0, min(pause_s, self._deadline - now)))
 
 

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from anyio import to_thread
+
 from mediclip.errors import FederationError
 from server.bounds import Bounded, Bounds, IsSite, Refusals, Scope
 from server.federation import split_address
@@ -32,7 +34,11 @@ from server.ports import Port, is_own_user
 
 SUPERLINK_PROGRAM: Final = "flwr.superlink.cli.flower_superlink"
 DATABASE: Final = "flwr.supercore.sql_mixin"
-_BUSY_MS: Final = 60_000
+PRAGMAS: Final = (("busy_timeout", 60_000), ("cache_size", -4_000), ("mmap_size", 0))
+"""How the state is used beside what Flower sets. With 50 sites its 5 s for a busy database ended in errors of
+some. Its 64 MB of cache and 256 MB of map are for each of up to 30 connections."""
+
+_AT_ONCE: Final = 8
 _ONLINE: Final = "online"
 _UNREGISTERED: Final = "unregistered"
 
@@ -81,7 +87,7 @@ def main() -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     program: Any = importlib.import_module(SUPERLINK_PROGRAM)
     factory: Any = importlib.import_module("flwr.superlink.main")
-    _wait_for_a_busy_database()
+    _bound_the_database()
     config = program._parse_superlink_lifespan_config()  # noqa: SLF001 - Flower has no other way
     application = factory.create_app(config, program.SuperLinkLifespan)
     asyncio.run(_serve(application, config, public, secret_file.read_bytes()))
@@ -223,6 +229,8 @@ class _Secret:
 async def _serve(application: Any, config: Any, public: str, secret: bytes) -> None:  # noqa: ANN401 - Flower's
     import uvicorn  # noqa: PLC0415
 
+    # More at once would only wait for each other at the state, each with what it holds in memory.
+    to_thread.current_default_thread_limiter().total_tokens = _AT_ONCE
     common: dict[str, Any] = {
         "ssl_keyfile": config.ssl_keyfile,
         "ssl_certfile": config.ssl_certfile,
@@ -252,10 +260,9 @@ async def _serve(application: Any, config: Any, public: str, secret: bytes) -> N
         await asyncio.gather(*ports)
 
 
-def _wait_for_a_busy_database() -> None:
-    """Let a request wait for its turn at the state: with 50 sites Flower's 5 s ended in errors of some."""
+def _bound_the_database() -> None:
     database: Any = importlib.import_module(DATABASE)
-    database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, ("busy_timeout", _BUSY_MS))
+    database.SQLITE_PRAGMAS = (*database.SQLITE_PRAGMAS, *PRAGMAS)
 
 
 def _raise_open_files() -> None:
