@@ -142,19 +142,21 @@ class Preflight:
         text = recipe.model_dump_json()
         schema: Schema = site.schema(text)
         request = FitRequest(1, initial_trainables(schema, 0), 0, text, 1, 0.0, schema.digest())
-        release = kit.policy().release(request, site.fit(request))
+        policy, made = kit.policy(), site.fit(request)
+        release = policy.release(request, made)
         reply = release.reply
         self.dry_run = DryRun(reply, recipe.name)
         size = sum(value.nbytes for value in reply.tensors.values())
         numbers = (
-            "a constant in place of the number of images"
-            if kit.policy().is_private
-            else "the number of images"
+            "a constant in place of the number of images" if policy.is_private else "the number of images"
         )
         clipped = f", shortened from a norm of {release.made_norm:.3g}" if release.is_clipped else ""
+        held = sorted((policy.metrics & made.metrics.keys()) - reply.metrics.keys())
+        fewest = f"; {', '.join(held)} not: 'min_metric_images' asks for {policy.min_metric_images} images"
         return (
             f"a round of the recipe {recipe.name!r} would send {len(reply.tensors)} tensors "
             f"({size / 2**20:.2f} MiB{clipped}), {numbers} and {len(reply.metrics)} other numbers"
+            + (fewest if held and not policy.is_private else "")
         )
 
 

@@ -95,7 +95,7 @@ def check(*, kit: KitFolder, as_json: options.Json = False) -> None:
     for finding in preflight.findings():
         findings.append(finding)
         if not as_json:
-            mark = "[green]ok[/]  " if finding.is_good else "[bold red]fault[/]"
+            mark = "[green]ok[/]   " if finding.is_good else "[bold red]fault[/]"
             console.out.print(f"{mark} {finding.name:<9}", end="")
             console.out.print(finding.text, markup=False, soft_wrap=True)
     if as_json:
@@ -159,10 +159,7 @@ def status(*, kit: KitFolder, as_json: options.Json = False) -> None:
     if fault:
         raise CheckpointError(fault)
     if not values["is_serving"]:
-        message = (
-            "The site must be running. Its daemon does not answer; start it with 'mediclip client start'."
-        )
-        raise FederationError(message)
+        raise FederationError(_why_silent(values["programs"]))
 
 
 @app.command()
@@ -244,6 +241,20 @@ def _programs(*files: Path) -> dict[str, Any] | None:
     return found or None
 
 
+def _why_silent(programs: dict[str, Any] | None) -> str:
+    import os
+    from contextlib import suppress
+
+    with suppress(OSError, KeyError, TypeError):  # no such process, no status, or none that runs
+        number = programs["daemon"]["pid"]  # type: ignore[index]
+        os.kill(number, 0)
+        return (
+            f"The site's daemon must answer. It does not yet, but runs (process {number}); ask again in a "
+            "moment, or read state/daemon.log in the kit's folder."
+        )
+    return "The site must be running. Its daemon does not answer; start it with 'mediclip client start'."
+
+
 def _term(kit: "Kit") -> str:
     from datetime import UTC, datetime
 
@@ -296,9 +307,11 @@ def _tell(values: dict[str, Any]) -> None:
     for name in ("daemon", "supernode", "nursery"):
         program = (values["programs"] or {}).get(name)
         if program is not None:
-            runs = f"process {program['pid']}" if program["pid"] else "waits to be started again"
+            waits = "waits to be started again" if program["starts"] else "waits for the daemon"
+            runs = f"process {program['pid']}" if program["pid"] else waits
             note = f"; {program['note']}" if program["note"] else ""
-            rows.append([f"{name} started", f"{program['starts']} times, {runs}{note}"])
+            times = {0: "not yet", 1: "once"}.get(program["starts"], f"{program['starts']} times")
+            rows.append([f"{name} started", f"{times}, {runs}{note}"])
     whole = f"whole, {values['audit']['lines']} lines" if values["audit"]["is_whole"] else "CHANGED"
     rows += [
         ["rounds answered", str(values["answered"])],

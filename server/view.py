@@ -23,6 +23,8 @@ _COLOURS: Final = {
     "failed": "bold red",
     "interrupted": "bold red",
 }
+_ENDED: Final = {"finished", "stopped", "failed", "interrupted"}
+"""Phases in which nobody listens to the sites any more."""
 
 
 class Rounds:
@@ -59,7 +61,8 @@ def render(status: Status, rounds: Rounds) -> RenderableType:
         Something that Rich prints.
     """
     parts: list[RenderableType] = [headline(status), ProgressBar(status.rounds, status.round, width=60)]
-    parts.append(_sites(status.sites))
+    if status.phase not in _ENDED:
+        parts.append(_sites(status.sites))
     if status.round:
         table = Table("round", "metrics", "refused")
         for row in rounds.latest():
@@ -76,9 +79,10 @@ def headline(status: Status) -> Text:
         (status.federation, "bold"),
         "  ",
         (status.phase, _COLOURS[status.phase]),
-        f"  round {status.round} of {status.rounds}"
-        f"  {status.online} of {len(status.sites)} sites online, {status.quorum} needed",
+        f"  round {status.round} of {status.rounds}",
     )
+    if status.phase not in _ENDED:
+        text.append(f"  {status.online} of {len(status.sites)} sites online, {status.quorum} needed")
     if status.message:
         text.append(f"\n{status.message}")
     return text
@@ -103,7 +107,7 @@ def _sites(sites: tuple[SiteStatus, ...]) -> RenderableType:
 
 
 def _metrics(status: Status) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in status.metrics.items()) or "–"
+    return ", ".join(f"{name} {value:.4g}" for name, value in status.metrics.items()) or "no metric was sent"
 
 
 def _refused(status: Status) -> str:

@@ -1,6 +1,7 @@
 import http.server
 import json
 import math
+import os
 import shutil
 import ssl
 import threading
@@ -13,6 +14,7 @@ import pytest
 from client.check import Preflight
 from client.flower import probe_key
 from client.service.audit import AuditLog
+from client.supervise import STATUS_FILE
 from mediclip.cli.main import main
 from mediclip.config import load_recipe
 from mediclip.model.backbone import load_backbone
@@ -267,6 +269,33 @@ def test_the_status_of_a_site_that_does_not_run(kit, capsys):
     assert '"is_serving": false' in output.out
     assert '"refused": 1' in output.out
     assert "start it with 'mediclip client start'" in output.err
+
+
+def test_the_status_of_a_site_whose_daemon_is_still_loading_says_so(kit, capsys):
+    programs = {
+        "daemon": {"pid": os.getpid(), "starts": 1, "note": ""},
+        "supernode": {"pid": None, "starts": 0, "note": ""},
+        "nursery": {"pid": None, "starts": 2, "note": "exit status 1"},
+    }
+    (kit.make_state() / STATUS_FILE).write_text(json.dumps(programs))
+    main_exits(["client", "status", "--kit", str(kit.folder)], 7)
+    output = capsys.readouterr()
+    for words in (
+        f"once, process {os.getpid()}",
+        "not yet, waits for the daemon",
+        "2 times, waits to be started again; exit status 1",
+    ):
+        assert words in output.out
+    assert f"runs (process {os.getpid()}); ask again in a moment" in output.err
+
+
+def test_a_number_that_the_policy_keeps_for_want_of_images_is_told_of(kit):
+    set_in(kit.folder / "site.toml", f"min_metric_images = {SHOTS}", "min_metric_images = 8")
+    preflight = Preflight(kit.folder)
+    found = {f.name: f for f in preflight.findings()}
+    assert preflight.dry_run.reply.metrics == {}
+    words = "train_loss, val_loss, val_pixel_auroc not: 'min_metric_images' asks for 8 images"
+    assert found["dry run"].text.endswith(words)
 
 
 def test_the_status_tells_of_a_changed_audit_log(kit, capsys):

@@ -111,12 +111,20 @@ def test_the_view_shows_the_latest_rounds_alone_and_of_many_sites_only_who_is_aw
     ]
 
 
+@pytest.mark.parametrize("phase", ["finished", "stopped", "failed", "interrupted"])
+def test_of_a_federation_that_has_ended_no_site_is_called_online(phase):
+    text = drawn(status(phase=phase))
+    assert f"three-hospitals  {phase}  round 2 of 5" in text
+    assert "online" not in text
+    assert "north" not in text
+
+
 def test_a_failure_is_shown_with_its_sentence():
     assert "A round must have" in drawn(status(phase="failed", message="A round must have two updates."))
 
 
 def test_a_log_gets_one_line_for_each_round():
     assert round_line(status()) == "round 2 of 5: train_loss 0.5; refused: west (not-finite)"
-    assert round_line(status(metrics={}, refused={})) == "round 2 of 5: –"
+    assert round_line(status(metrics={}, refused={})) == "round 2 of 5: no metric was sent"
     rounds = Rounds()
     assert [rounds.see(status(round=number)) for number in (0, 1, 1, 2)] == [False, True, False, True]
