@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,4 +62,6 @@ def _print_results(chosen: Sequence[Benchmark], results: Sequence[dict[str, Any]
 
 
 if __name__ == "__main__":
+    # Sites and coordinators are sessions of their own: what is ended by a time limit must end them itself.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     main()

@@ -2,7 +2,7 @@
 
 Three sites with ViT-L-14 (seeded random weights, which take as long as trained ones) train two steps a round.
 A round's fixed cost is its time in the coordinator's history less the longest time that a site's audit log
-says it trained. Needs about 8 GB of memory. The first round, in which sites encode their images, takes some
+says it trained. Needs about 11 GB of memory. The first round, in which sites encode their images, takes some
 minutes and does not count.
 """
 
