@@ -76,6 +76,10 @@ class GatedSite:
         found = rf"ROUND {number}\]{within}Sending: train{within}Sent successfully"
         return re.search(found, log, re.DOTALL) is not None
 
+    def connections(self):
+        """Count how often the site's SuperNode was let in."""
+        return (self.kit.state / "supernode.log").read_text().count("SuperNode ID")
+
     def kill(self, name):
         """Kill one of the site's programs, once it is there, and give its number."""
         while (before := self._pid(name)) is None:
@@ -213,8 +217,12 @@ def test_a_sites_programs_are_killed_at_every_phase_and_the_model_is_the_undistu
             north.release(number)
         for number, name in zip(sent, programs, strict=True):
             server.wait(lambda number=number: south.is_at(number) and north.sent(number))
+            connected = north.connections()
             before = north.kill(name)
             server.wait(lambda name=name, before=before: north.has_new(name, before))
+            if name in {"supernode", SUPEREXEC}:
+                # A site that is away when a round begins is asked when the others, held here, have answered.
+                server.wait(lambda connected=connected: north.connections() > connected)
             south.release(number)
         for number, name in zip(between, programs, strict=True):
             server.wait(lambda number=number: finished_round(server.out) >= number)
