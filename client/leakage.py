@@ -115,8 +115,10 @@ def measure_leakage(
             privacy=settings.privacy,
         )
         text = recipe.model_dump_json()
-        request = FitRequest(1, start, seed + number, text, steps, 0.0, network.schema.digest())
-        left = policy.release(request, site.fit(request)).reply.tensors
+        sent = {spec.name: start[spec.name] for spec in network.shared.tensors}
+        request = FitRequest(1, sent, seed + number, text, steps, 0.0, network.shared.digest())
+        # Who attacks knows nothing of what the site keeps for itself but its start values.
+        left = start | policy.release(request, site.fit(request)).reply.tensors
         losses.append(loss_scores(network, start, left, views))
         span = span_scores(start, left, tokens, network.taps)
         if span is not None:

@@ -28,7 +28,8 @@ class SiteSettings(Settings):
         backbone: Backbone spec, such as ``embedded`` or ``local-dir:FOLDER``; never the server's choice.
         backbone_sha256: Digest that the backbone must have.
         taps: Tapped blocks, 1-based; the backbone's own default when left out.
-        recipe: The only recipe, by name or TOML file, that the site trains with; any when left out.
+        recipe: The only recipe, by name or TOML file, that the site trains with; any when left out. One that
+            keeps further groups of tensors private is the same.
         device: Torch device that trains.
         threads: Torch threads of the site's process.
         max_rounds: Round after which the site answers no more; no limit when left out.

@@ -15,6 +15,7 @@ from mediclip.errors import PromptError, SettingsError
 from mediclip.setting_faults import sentence
 
 PhrasePosition = Literal["front", "middle", "end"]
+PrivateGroup = Literal["adapters", "last_adapter", "prompts", "normal_prompts", "abnormal_prompts"]
 TaskName = Literal["cut_paste", "gaussian_intensity", "source", "sink", "smooth_intensity", "identity"]
 Precision = Literal["float32", "bfloat16"]
 Modality = Annotated[str, Field(pattern=r"^[A-Z0-9_]{1,16}$")]
@@ -136,6 +137,9 @@ class Recipe(Settings):
         top_share: Share in [0, 1) of the map's highest values whose mean is the image score; 0 takes the
             maximum, as published.
         memory: The site's own memory of normal tokens; left out, the text map decides alone, as published.
+        private: Groups of trained tensors that each site of a federation keeps for itself; none as published.
+            They train with the rest and are part of the site's own model (:func:`shared_schema
+            <mediclip.model.trainables.shared_schema>`). A detector that is trained alone has no use for it.
     """
 
     name: str
@@ -159,6 +163,7 @@ class Recipe(Settings):
     adapter_rank: Annotated[int, Field(ge=0, le=64)] | None = None
     top_share: Annotated[float, Field(ge=0, lt=1)] = 0.0
     memory: MemorySettings | None = None
+    private: tuple[PrivateGroup, ...] = ()
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:

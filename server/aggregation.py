@@ -22,7 +22,7 @@ from server.robust import median, multikrum, trimmed_mean
 from server.settings import RoundSettings
 from server.spool import Spool
 
-_MEANS: Final = frozenset({"fedavg", "fedprox", "fedadam"})
+_MEANS: Final = frozenset({"fedavg", "fedprox", "fedadam", "personal"})
 _BETA_1, _BETA_2, _TAU = 0.9, 0.99, 1e-3
 _HEADROOM: Final = 16
 
@@ -76,7 +76,8 @@ class Aggregator:
     """How updates become the next global model.
 
     Attributes:
-        settings: Names the strategy: ``fedavg`` (McMahan et al., arXiv 1602.05629), ``fedprox`` (1812.06127,
+        settings: Names the strategy: ``fedavg`` and ``personal`` (McMahan et al., arXiv 1602.05629; of a part
+            of the tensors 1912.00818), ``fedprox`` (1812.06127,
             whose pull acts at the sites), ``fedadam`` (2003.00295), ``fedmedian`` and ``fedtrimmedavg``
             (1803.01498) or ``multikrum`` (1703.02757).
         schema: The tensors of the model.

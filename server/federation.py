@@ -8,8 +8,8 @@ from pydantic import Field, model_validator
 
 from mediclip.config import Recipe, Settings, load_recipe
 from mediclip.errors import SettingsError
-from mediclip.model.trainables import BackboneShapes, Schema, schema_for
-from server.settings import RoundSettings
+from mediclip.model.trainables import BackboneShapes, Schema, schema_for, shared_schema
+from server.settings import RoundSettings, recipe_for
 
 SiteName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 """Name of a site, which is also the name of its kit's folder."""
@@ -94,7 +94,8 @@ class FederationSettings(RoundSettings):
     def schema_for(self, recipe: Recipe) -> Schema:
         """Describe the tensors that travel, without loading a backbone."""
         shapes = BackboneShapes(self.backbone.width, self.backbone.embed_dim, self.backbone.text_width)
-        return schema_for(shapes, self.taps, recipe.prompts, adapter_rank=recipe.adapter_rank)
+        whole = schema_for(shapes, self.taps, recipe.prompts, adapter_rank=recipe.adapter_rank)
+        return shared_schema(whole, recipe.private)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -125,4 +126,5 @@ def load_federation(path: Path) -> tuple[FederationSettings, Recipe]:
         raise SettingsError(message) from error
     settings = FederationSettings.parse(values, source=path.name)
     recipe = settings.recipe
-    return settings, load_recipe(str(path.parent / recipe) if recipe.endswith(".toml") else recipe)
+    read = load_recipe(str(path.parent / recipe) if recipe.endswith(".toml") else recipe)
+    return settings, recipe_for(settings.strategy, read)

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from mediclip.config import Settings
+from mediclip.config import PrivateGroup, Recipe, Settings
 from mediclip.exchange.codecs import CodecName
 
 
@@ -19,7 +19,17 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
-StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum"]
+StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum", "personal"]
+
+PERSONAL_GROUPS: Final[tuple[PrivateGroup, ...]] = ("normal_prompts",)
+"""What ``personal`` keeps at the sites where the recipe does not say."""
+
+
+def recipe_for(strategy: StrategyName, recipe: Recipe) -> Recipe:
+    """Give what the sites train with: ``personal`` keeps :data:`PERSONAL_GROUPS` unless the recipe says more."""
+    if strategy != "personal" or recipe.private:
+        return recipe
+    return recipe.model_copy(update={"private": PERSONAL_GROUPS})
 
 
 class RoundSettings(Settings):
@@ -32,7 +42,8 @@ class RoundSettings(Settings):
         rounds: Last round.
         seed: The run's seed, sent to the sites.
         local_steps: Optimiser steps of each site in each round.
-        strategy: How updates become the next global model.
+        strategy: How updates become the next global model. ``personal`` is ``fedavg`` of what the recipe does
+            not call private; every strategy leaves private groups at the sites.
         proximal_mu: Weight of FedProx's pull towards the global model; used by ``fedprox`` alone.
         server_learning_rate: Step of ``fedadam``; 0 derives it from the sites' optimiser.
         trim_fraction: Share of the sites that may be hostile: ``fedtrimmedavg`` cuts off as many at each end,

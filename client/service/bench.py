@@ -7,6 +7,7 @@ import torch
 
 from client.service.fit import FitRequest
 from client.service.material import Material
+from client.service.own_part import shared_part
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Trainables
@@ -59,7 +60,7 @@ class Bench:
         """Judge the loaded model, then train it for one round.
 
         Returns:
-            The trained tensors, and ``train_loss``, ``val_loss`` and, where it is defined,
+            The trained tensors that travel, and ``train_loss``, ``val_loss`` and, where it is defined,
             ``val_pixel_auroc``.
         """
         prepared = self._prepare(request.seed)
@@ -75,7 +76,7 @@ class Bench:
             source=prepared.source,
         )
         metrics["train_loss"] = float(np.mean(result.losses))
-        return self.network.trainables(), metrics
+        return shared_part(self.network), metrics
 
     def train_with_noise(self, request: FitRequest, plan: PrivacyPlan, random: Randomness) -> Trainables:
         """Train the loaded model for one round, and hide in noise what the plan says is hidden.
@@ -100,7 +101,7 @@ class Bench:
             steps=request.local_steps,
             proximal_mu=request.proximal_mu,
         )
-        return self.network.trainables()
+        return shared_part(self.network)
 
     def _prepare(self, seed: int) -> _Prepared:
         """Give the batch source and the validation batch of a seed; both depend on seed and site alone."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +114,7 @@ class Named(Protocol):
 
 
 class Fitter(Named, Protocol):
-    """A site that trains and keeps nothing from round to round."""
+    """A site that trains and keeps nothing from round to round: enough for a simulation without private parts."""
 
     def fit(self, request: FitRequest) -> FitReply:
         """Train for one round; the same request gets the same reply.
@@ -125,16 +125,9 @@ class Fitter(Named, Protocol):
         ...
 
 
-class Trainer(Named, Protocol):
-    """A site as its daemon sees it: it trains, and leaves keeping and deciding to others."""
-
-    def count_images(self, recipe: str) -> int:
-        """Count the support images that a recipe in JSON would be trained with."""
-        ...
-
-    def image_digests(self, recipe: str) -> tuple[str, ...]:
-        """Digest each support image, as the privacy ledger knows it, for a recipe in JSON."""
-        ...
+@runtime_checkable
+class Keeper(Named, Protocol):
+    """A site that trains from what it kept, and leaves keeping it to others."""
 
     def fit_from(self, request: FitRequest, private: PrivateState) -> tuple[FitReply, PrivateState]:
         """Train for one round from what the site kept before it.
@@ -149,6 +142,18 @@ class Trainer(Named, Protocol):
         Raises:
             MediClipError: If the site cannot or will not.
         """
+        ...
+
+
+class Trainer(Keeper, Protocol):
+    """A site as its daemon sees it: it trains, and leaves keeping and deciding to others."""
+
+    def count_images(self, recipe: str) -> int:
+        """Count the support images that a recipe in JSON would be trained with."""
+        ...
+
+    def image_digests(self, recipe: str) -> tuple[str, ...]:
+        """Digest each support image, as the privacy ledger knows it, for a recipe in JSON."""
         ...
 
 

@@ -99,8 +99,7 @@ class RoundStore:
         earlier = [n for n in self._numbers(question.run()) if n < question.request.number]
         if not earlier:
             return {}
-        tensors, _ = load_tensors(self._file(question.run(), max(earlier)))
-        return {n.removeprefix(_PRIVATE): v for n, v in tensors.items() if n.startswith(_PRIVATE)}
+        return private_part(self._file(question.run(), max(earlier)))
 
     def keep(self, question: Question, answer: RoundAnswer, private: PrivateState) -> None:
         """Write a round, and forget those that it makes void: later ones and long past ones."""
@@ -127,6 +126,19 @@ class RoundStore:
 
     def _file(self, run: str, number: int) -> Path:
         return self._folder / run / f"round-{number:06d}.safetensors"
+
+
+def private_part(path: Path) -> PrivateState:
+    """Read what a site kept for itself after a round.
+
+    Args:
+        path: The round's file.
+
+    Raises:
+        CheckpointError: If the file is damaged.
+    """
+    tensors, _ = load_tensors(path)
+    return {n.removeprefix(_PRIVATE): v for n, v in tensors.items() if n.startswith(_PRIVATE)}
 
 
 def _digest(*values: object) -> str:

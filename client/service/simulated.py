@@ -1,22 +1,23 @@
-"""A site without a daemon, for simulations: no policy and no audit log, but what differences need."""
+"""A site without a daemon, for simulations: no policy and no audit log, but what it keeps between rounds."""
 
+import json
 import threading
 from dataclasses import replace
 from pathlib import Path
 
-from client.service.exchange import encoded, received, undecoded
-from client.service.fit import Fitter, PrivateState, RoundAnswer, RoundQuestion
+from client.service.exchange import encoded, received, undecoded, without_exchange
+from client.service.fit import Fitter, Keeper, PrivateState, RoundAnswer, RoundQuestion
 from client.service.rounds import KEPT_ROUNDS, Question, RoundStore
 from mediclip.exchange.codecs import FLOAT32, agreed_codec
 
 
 class SimulatedSite:
-    """A site that trains and keeps nothing, with its side of the exchange.
+    """A site without policy and log, with its side of the exchange and what it keeps from round to round.
 
     Args:
         site: What trains.
-        folder: Where models and leftovers are kept, so that a run that was killed goes on as it would have;
-            in memory when omitted.
+        folder: Where private tensors, models and leftovers are kept, so that a run that was killed goes on as
+            it would have; in memory when omitted.
     """
 
     def __init__(self, site: Fitter, folder: Path | None = None) -> None:
@@ -45,7 +46,7 @@ class SimulatedSite:
     def answer(self, question: RoundQuestion) -> RoundAnswer:
         """Train for one round; see :class:`client.service.fit.SiteService`."""
         is_whole = question.answer_codec == FLOAT32.name and not question.parcel.base
-        if is_whole and not question.differences_follow:
+        if is_whole and not question.differences_follow and not _has_own_part(question.recipe):
             return self._answer(question, {})[0]
         with self._lock:
             return self._answer_from_kept(question)
@@ -66,4 +67,18 @@ class SimulatedSite:
     def _answer(self, question: RoundQuestion, kept: PrivateState) -> tuple[RoundAnswer, PrivateState]:
         tensors = received(question, kept, lambda: self._site.schema_digest(question.recipe))
         request = replace(undecoded(question), tensors=tensors)
-        return encoded(question, request, self._site.fit(request), kept)
+        if isinstance(self._site, Keeper):
+            reply, private = self._site.fit_from(request, without_exchange(kept))
+        else:
+            reply, private = self._site.fit(request), {}
+        answer, state = encoded(question, request, reply, kept)
+        return answer, {**private, **state}
+
+
+def _has_own_part(recipe: str) -> bool:
+    """Say whether a recipe calls something private; what is no recipe is the site's to refuse."""
+    try:
+        values = json.loads(recipe)
+    except ValueError:
+        return False
+    return isinstance(values, dict) and bool(values.get("private"))

@@ -1,7 +1,8 @@
 """A site at work: it owns scans, backbone and token bank, and gives out trainables and allowed numbers.
 
-Nothing is carried from round to round but caches that can be made again: a replayed round answers the same,
-except where noise is added, which is new each time.
+What a recipe calls private is handed back beside the answer and given in with the next round. The site itself
+carries nothing from round to round but caches that can be made again: a replayed round answers the same, except
+where noise is added, which is new each time.
 """
 
 import json
@@ -11,6 +12,7 @@ from typing import Final
 
 from client.service.bench import Bench
 from client.service.fit import FitReply, FitRequest, PrivateState
+from client.service.own_part import own_part, with_own_part
 from client.service.material import Material, load_material
 from client.settings import SiteSettings
 from mediclip.config import Recipe, load_recipe
@@ -126,7 +128,7 @@ class Site:
 
     def schema(self, recipe: str) -> Schema:
         """List the tensors that the site would send; arguments and errors as for :meth:`schema_digest`."""
-        return self.network(recipe).schema
+        return self.network(recipe).shared
 
     def backbone_sha256(self, recipe: str) -> str:
         """Digest the backbone; arguments and errors as for :meth:`schema_digest`."""
@@ -162,28 +164,16 @@ class Site:
             return self._bench_for(recipe).material.image_digests()
 
     def fit_from(self, request: FitRequest, private: PrivateState) -> tuple[FitReply, PrivateState]:
-        """Train for one round as :meth:`fit` does, and hand on what the site keeps for itself.
+        """Judge the global model with the site's own part in it, then train both for one round.
 
         Args:
             request: The round's work.
-            private: What was kept after the round before; this model has no private part and changes none.
+            private: What was kept after the round before; empty before the first, when the own part has its
+                start values.
 
         Returns:
-            What may leave, and what is kept.
-
-        Raises:
-            MediClipError: As :meth:`fit` does.
-        """
-        return self.fit(request), private
-
-    def fit(self, request: FitRequest) -> FitReply:
-        """Judge the global model, then train it for one round.
-
-        Args:
-            request: The round's work.
-
-        Returns:
-            The trained tensors, the number of support images and the numbers that may leave.
+            The trained tensors that travel, the number of support images and the numbers that may leave; and
+            the own part as it is now, empty where the recipe calls nothing private.
 
         Raises:
             DataError: If the scans cannot be used.
@@ -201,21 +191,27 @@ class Site:
         with self._lock:
             bench = self._bench_for(request.recipe)
             network = bench.network
-            if network.schema.digest() != request.schema_digest:
+            if network.shared.digest() != request.schema_digest:
                 message = (
                     f"The model of {self._name} must have the server's tensors. It has others; "
                     "use the same recipe, taps and backbone on both sides."
                 )
                 raise SchemaError(message)
-            network.load(request.tensors)
+            network.load(with_own_part(network, request, private))
             metrics: dict[str, float] = {}
             if self._privacy.is_on:
                 tensors = bench.train_with_noise(request, bench.plan(self._privacy), self._random)
             else:
                 tensors, metrics = bench.train(request)
-        check_trainables(network.schema, tensors)
+            kept = own_part(network)
+        check_trainables(network.shared, tensors)
         examples = WEIGHT_WITH_NOISE if self._privacy.is_on else len(bench.material.support)
-        return FitReply(tensors, examples, {n: v for n, v in metrics.items() if n in self._metrics})
+        reply = FitReply(tensors, examples, {n: v for n, v in metrics.items() if n in self._metrics})
+        return reply, kept
+
+    def fit(self, request: FitRequest) -> FitReply:
+        """Train for one round from the start values of what is private; see :meth:`fit_from`."""
+        return self.fit_from(request, {})[0]
 
     def _bench_for(self, text: str) -> Bench:
         try:
@@ -224,7 +220,7 @@ class Site:
             message = "The server's recipe must be JSON. It is not; run the same version on both sides."
             raise SettingsError(message) from error
         recipe = Recipe.parse(values, source="the server's recipe")
-        if self._recipe is not None and recipe.digest() != self._recipe.digest():
+        if self._recipe is not None and not _shares_no_more(recipe, self._recipe):
             message = (
                 f"The recipe must be {self._recipe.name!r}, as the settings of {self._name} say. "
                 f"Got another, {recipe.name!r}; agree on one."
@@ -236,3 +232,9 @@ class Site:
             material.check_units(self._privacy)
             self._bench = Bench(network, material, ("site", self._name))
         return self._bench
+
+
+def _shares_no_more(asked: Recipe, agreed: Recipe) -> bool:
+    """Say whether a recipe is the agreed one, or that with further groups that stay at the site."""
+    alike = asked.model_copy(update={"private": agreed.private})
+    return alike.digest() == agreed.digest() and set(agreed.private) <= set(asked.private)

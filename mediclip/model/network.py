@@ -16,7 +16,13 @@ from mediclip.model.backbone import Backbone
 from mediclip.model.contrast import contrast, enlarge, upsampling_matrix
 from mediclip.model.memory import Judgement, NormalityMemory
 from mediclip.model.prompts import PromptLearner
-from mediclip.model.trainables import Trainables, check_trainables, initial_trainables, schema_for
+from mediclip.model.trainables import (
+    Trainables,
+    check_trainables,
+    initial_trainables,
+    schema_for,
+    shared_schema,
+)
 
 
 class MediClip(nn.Module):
@@ -28,7 +34,8 @@ class MediClip(nn.Module):
     Attributes:
         recipe: How it is trained and used.
         taps: Tapped blocks, 1-based.
-        schema: What may leave a site: exactly the tensors that :meth:`trainables` gives.
+        schema: The tensors that train: exactly those that :meth:`trainables` gives.
+        shared: Those of them that may leave a site; all but what the recipe calls private.
         memory: A site's own memory, private to it and no part of :meth:`trainables`; None without one.
     """
 
@@ -44,7 +51,7 @@ class MediClip(nn.Module):
 
         Raises:
             PromptError: If a phrase does not fit the text tower.
-            SettingsError: If the recipe's image size is not the backbone's.
+            SettingsError: If the recipe's image size is not the backbone's, or all its tensors are private.
             TapError: If a tap lies outside the tower.
         """
         super().__init__()
@@ -62,6 +69,7 @@ class MediClip(nn.Module):
         self.adapter = Adapter(self.taps, shapes.width, shapes.embed_dim, rank=recipe.adapter_rank)
         self.prompt = PromptLearner(backbone, recipe)
         self.schema = schema_for(shapes, self.taps, recipe.prompts, adapter_rank=recipe.adapter_rank)
+        self.shared = shared_schema(self.schema, recipe.private)
         self.to(backbone.device)
         self.memory = None
         self._text_cache: tuple[tuple[tuple[int, int], ...], Tensor] | None = None

@@ -1,20 +1,21 @@
 """The exact list of tensors that may leave a site, and nothing else.
 
-Whatever is not described by :func:`schema_for` stays where it is: scans, tokens, masks, the backbone. The
-module needs NumPy alone, so that a server without torch can check what it is sent.
+Whatever is not described by :func:`shared_schema` stays where it is: scans, tokens, masks, the backbone, and the
+groups of trained tensors that a recipe calls private. The module needs NumPy alone, so that a server without
+torch can check what it is sent.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mediclip.config import CLASSES, PromptSettings
-from mediclip.errors import SchemaError
+from mediclip.config import CLASSES, PrivateGroup, PromptSettings
+from mediclip.errors import SchemaError, SettingsError
 from mediclip.rng import generator
 
 Trainables = dict[str, NDArray[np.float32]]
@@ -129,6 +130,42 @@ def schema_for(
         shape = (len(prompts.phrases(name)), *shared) if prompts.class_specific else shared
         tensors.extend(TensorSpec(f"prompt.{name}.{p}", shape) for p in prompts.positions)
     return Schema(tuple(tensors))
+
+
+def shared_schema(schema: Schema, private: Collection[PrivateGroup]) -> Schema:
+    """Take out what each site keeps for itself.
+
+    Args:
+        schema: All trained tensors of a model.
+        private: Groups that stay: ``adapters`` of all taps or the ``last_adapter`` alone, ``prompts`` of both
+            classes, ``normal_prompts`` or ``abnormal_prompts``.
+
+    Returns:
+        The tensors that travel, in the schema's order; the same schema where nothing is private.
+
+    Raises:
+        SettingsError: If nothing would travel.
+    """
+    taps = [int(t.name.split(".")[1]) for t in schema.tensors if t.name.startswith(_ADAPTER)]
+    prefixes: dict[PrivateGroup, str] = {
+        "adapters": _ADAPTER,
+        "last_adapter": f"{_ADAPTER}{max(taps, default=0)}.",
+        "prompts": "prompt.",
+        **{_prompts_of(name): f"prompt.{name}." for name in CLASSES},
+    }
+    kept = tuple(prefixes[group] for group in private)
+    shared = tuple(t for t in schema.tensors if not t.name.startswith(kept))
+    if not shared:
+        message = (
+            "A federation must share at least one trained tensor. All are private, "
+            f"{', '.join(private)}; take a group out of 'private' in the recipe."
+        )
+        raise SettingsError(message)
+    return Schema(shared)
+
+
+def _prompts_of(name: str) -> PrivateGroup:
+    return "normal_prompts" if name == "normal" else "abnormal_prompts"
 
 
 def initial_trainables(schema: Schema, seed: int) -> Trainables:
