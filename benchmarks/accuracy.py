@@ -8,7 +8,6 @@ The model is that of the last step; calibration uses the normal images of the tr
 """
 
 import argparse
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,6 +30,7 @@ from mediclip.evaluation.duplicates import CopyFilter, fingerprint
 from mediclip.evaluation.image_metrics import image_auroc
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.model.anomaly_map import image_score
+from mediclip.model.known_tokens import KnownTokens
 from mediclip.model.memory import Judgement, NormalityMemory, build_memory
 from mediclip.model.network import MediClip
 from mediclip.training.checkpoint import load_model, write_atomically
@@ -62,24 +62,6 @@ class Cell:
     name: str
     folder: Path
     seed: int
-
-
-class KnownTokens:
-    """A network that remembers the tokens it has made, for a recipe that differs in its memory alone."""
-
-    def __init__(self, network: MediClip, recipe: Recipe, known: dict[bytes, list[Tensor]]) -> None:
-        self._network, self.recipe, self._known = network, recipe, known
-
-    def tokens(self, images: Tensor) -> list[Tensor]:
-        """Encode images, or remember that they were."""
-        key = hashlib.sha256(images.numpy().tobytes()).digest()
-        if key not in self._known:
-            self._known[key] = self._network.tokens(images)
-        return self._known[key]
-
-    def contrast(self, tokens: Sequence[Tensor]) -> Tensor:
-        """Ask the network."""
-        return self._network.contrast(tokens)
 
 
 def measure(cell: Cell, trained: TrainedDetector, shots: int) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from benchmarks.accuracy import KnownTokens
 from mediclip.config import load_recipe
 from mediclip.data.manifest import open_dataset
 from mediclip.data.preprocess import Preprocess, load_images
@@ -24,6 +23,7 @@ from mediclip.data.support import draw_support
 from mediclip.evaluation.image_metrics import image_auroc
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.model.backbone import load_backbone
+from mediclip.model.known_tokens import KnownTokens
 from mediclip.model.memory import build_memory
 from mediclip.model.network import MediClip
 from simulation.phantom import write_phantom_set

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 
 from client.scrub import noted
-from client.service.fit import RoundAnswer, RoundQuestion
+from client.service.fit import FinalQuestion, RoundAnswer, RoundQuestion
 from client.service.registry import find
 from mediclip.errors import FederationError
 from mediclip.exchange.packet import PACKET, PACKET_DTYPE, PACKET_KIND, from_packet, to_packet
@@ -19,6 +19,10 @@ from mediclip.exchange.parcel import Parcel
 from mediclip.protocol import (
     ARRAYS,
     CONFIG,
+    DESCRIPTOR,
+    DESCRIPTOR_KEYS,
+    FINAL_KEYS,
+    FINAL_METRIC_NAMES,
     METRIC_NAMES,
     METRICS,
     NUM_EXAMPLES,
@@ -63,6 +67,34 @@ def train(message: Message, context: Context) -> Message:
     return _reply(message, answer)
 
 
+@app.query(DESCRIPTOR)
+def describe(message: Message, context: Context) -> Message:
+    """Describe the site's scans in a few numbers, where its policy lets them leave."""
+
+    def answer() -> RecordDict:
+        site = find(context.node_config, context.run_config)
+        values = site.descriptor(_text(_config(message, DESCRIPTOR_KEYS), "recipe"))
+        return RecordDict({METRICS: MetricRecord({DESCRIPTOR: [float(value) for value in values]})})
+
+    return _reply(message, answer)
+
+
+@app.evaluate()
+def conclude(message: Message, context: Context) -> Message:
+    """Hand the model that a run ends with to the site, and back what it may say of it."""
+
+    def answer() -> RecordDict:
+        site = find(context.node_config, context.run_config)
+        found = site.conclude(_final_question(message))
+        numbers = MetricRecord()
+        for name in FINAL_METRIC_NAMES:
+            if name in found:
+                numbers[name] = float(found[name])
+        return RecordDict({METRICS: numbers})
+
+    return _reply(message, answer)
+
+
 def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
     try:
         return Message(answer(), reply_to=message)
@@ -71,11 +103,29 @@ def _reply(message: Message, answer: Callable[[], RecordDict]) -> Message:
         return Message(Error(code, sentence), reply_to=message)
 
 
-def _question(message: Message) -> RoundQuestion:
-    config = _config(message, TRAIN_KEYS)
+def _final_question(message: Message) -> FinalQuestion:
+    config, arrays = _config(message, FINAL_KEYS), _arrays(message)
+    last = RoundQuestion(
+        number=_whole(config, "server-round", 1),
+        parcel=_parcel(arrays, config),
+        seed=_whole(config, "seed", 0),
+        recipe=_text(config, "recipe"),
+        local_steps=_whole(config, "local-steps", 1),
+        proximal_mu=0.0,
+        answer_codec=_text(config, "codec"),
+    )
+    return FinalQuestion(last, _text(config, "origin"), _flag(config, "safeguard"))
+
+
+def _arrays(message: Message) -> ArrayRecord:
     arrays = message.content.get(ARRAYS)
     if set(message.content) != {ARRAYS, CONFIG} or not isinstance(arrays, ArrayRecord):
         raise FederationError(_STRANGE)
+    return arrays
+
+
+def _question(message: Message) -> RoundQuestion:
+    config, arrays = _config(message, TRAIN_KEYS), _arrays(message)
     return RoundQuestion(
         number=_whole(config, "server-round", 1),
         parcel=_parcel(arrays, config),

@@ -150,6 +150,7 @@ def status(*, kit: KitFolder, as_json: options.Json = False) -> None:
         "answered": len(answered),
         "refused": sum(line["event"] == "refused" for line in lines),
         "privacy": _privacy(lines),
+        "kept": _kept(opened, lines),
         "last": lines[-1] if lines else None,
     }
     if as_json:
@@ -228,6 +229,18 @@ def audit(
 def _privacy(lines: "list[dict[str, Any]]") -> dict[str, Any] | None:
     """Give what the audit log says of the privacy account, None before the first round."""
     return next((line["privacy"] for line in reversed(lines) if "privacy" in line), None)
+
+
+def _kept(kit: "Kit", lines: "list[dict[str, Any]]") -> dict[str, Any] | None:
+    """Say which model the site kept of the last run that ended, why, and where it lies."""
+    from client.service.conclusion import MODEL
+
+    line = next((line for line in reversed(lines) if line["event"] == "concluded"), None)
+    if line is None:
+        return None
+    names = ("round", "kept", "marks", "compared_on", "images")
+    folder = kit.models / line["run"]
+    return {name: line[name] for name in names} | {"model": str(folder / MODEL)}
 
 
 def _programs(*files: Path) -> dict[str, Any] | None:
@@ -318,8 +331,26 @@ def _tell(values: dict[str, Any]) -> None:
         ["requests refused", str(values["refused"])],
         ["audit log", whole],
         ["privacy", _spent(values["privacy"])],
+        ["model", _chosen(values["kept"])],
     ]
     console.print_table({"": "left", "state": "left"}, rows)
+
+
+def _chosen(kept: dict[str, Any] | None) -> str:
+    if kept is None:
+        return "none yet: no run has ended that sends one"
+    if not kept["marks"]:
+        return f"{kept['kept']}, not compared with others: {kept['model']}"
+    scores = ", ".join(
+        f"{name} {(mark['image'] + mark['pixel']) / 2:.3f}" for name, mark in kept["marks"].items()
+    )
+    basis = (
+        "normal images that were held out" if kept["compared_on"] == "held-out" else "copies of the support"
+    )
+    return (
+        f"{kept['kept']}, the best of {scores} (mean of image and pixel AUROC on synthetic anomalies of "
+        f"{kept['images']} {basis}): {kept['model']}"
+    )
 
 
 def _spent(privacy: dict[str, Any] | None) -> str:

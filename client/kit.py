@@ -2,7 +2,7 @@
 
 kit.toml site.toml ca.crt node_key node_key.pub    written by the coordinator, site.toml completed here
 state/                                             written here, for the site's own user alone
-    site.sock audit.jsonl ledger.jsonl rounds/ flower/ logs
+    site.sock audit.jsonl ledger.jsonl rounds/ models/ flower/ logs
 door/ node/                                        only where site.toml names a 'clientapp_user': the socket
                                                    that this user may open, and what its programs keep
 """
@@ -124,6 +124,7 @@ class Kit:
             max_rounds=site.max_rounds,
             min_images=site.min_images,
             metrics=frozenset(site.metrics),
+            shares_descriptor=site.share_descriptor,
             max_update_norm=site.max_update_norm,
             codecs=frozenset(site.codecs),
             clips=site.on_large_update == "clip",
@@ -193,6 +194,11 @@ class Kit:
     def rounds(self) -> Path:
         """Folder of the answered rounds."""
         return self.state / "rounds"
+
+    @property
+    def models(self) -> Path:
+        """Folder of the models that the site has of finished runs."""
+        return self.state / "models"
 
     @property
     def socket(self) -> Path:

@@ -6,6 +6,7 @@ SHA-256, and another recipe, which the site itself refuses to load.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,6 +56,8 @@ class Policy:
         min_local_steps: Fewest optimiser steps of a round.
         max_model_norm: Largest Euclidean norm of a model that is taken in.
         is_private: Whether noise hides the images: no number leaves then, not even how many there are.
+        shares_descriptor: Whether a descriptor of the scans may leave; where noise hides the images it may
+            not, because it has none.
     """
 
     federation: str | None = None
@@ -69,6 +72,7 @@ class Policy:
     min_local_steps: int = 1
     max_model_norm: float | None = None
     is_private: bool = False
+    shares_descriptor: bool = False
 
     def check_asker(self, federation: str, source_digest: str) -> None:
         """Refuse another federation, and to answer with other code.
@@ -171,6 +175,33 @@ class Policy:
             )
             raise PolicyError(message, reason="images")
 
+    def check_descriptor(self) -> None:
+        """Refuse to let a descriptor of the scans leave.
+
+        Raises:
+            PolicyError: For the reason ``descriptor``.
+        """
+        if self.is_private or not self.shares_descriptor:
+            message = (
+                "A descriptor of the scans may leave only where 'share_descriptor' in site.toml is true and "
+                "no noise is asked for. That is not so; the site then trains the model of all sites."
+            )
+            raise PolicyError(message, reason="descriptor")
+
+    def numbers(self, metrics: Mapping[str, float], images: int) -> dict[str, float]:
+        """Take out the numbers that may not leave.
+
+        Args:
+            metrics: Numbers by name.
+            images: Support images that they stand for.
+
+        Returns:
+            Those that the policy names; none from too few images or where noise hides them.
+        """
+        if self.is_private or images < self.min_metric_images:
+            return {}
+        return {name: value for name, value in metrics.items() if name in self.metrics}
+
     def release(self, request: FitRequest, reply: FitReply) -> Release:
         """Shorten what a site has made, if need be, and take out the numbers that are not allowed.
 
@@ -212,8 +243,7 @@ class Policy:
                 f"{norm:.4g}; ask the coordinator for fewer local steps, or raise 'max_update_norm'."
             )
             raise PolicyError(message, reason="norm")
-        has_numbers = not self.is_private and reply.examples >= self.min_metric_images
-        allowed = {n: v for n, v in reply.metrics.items() if has_numbers and n in self.metrics}
+        allowed = self.numbers(reply.metrics, reply.examples)
         return Release(replace(reply, metrics=allowed), norm, norm)
 
 

@@ -13,7 +13,7 @@ from mediclip.exchange.codecs import CODEC_NAMES, CodecName
 from mediclip.privacy.settings import PrivacySettings
 from mediclip.protocol import METRIC_NAMES
 
-MetricName = Literal["train_loss", "val_loss", "val_pixel_auroc"]
+MetricName = Literal["train_loss", "val_loss", "val_pixel_auroc", "kept_delivered", "kept_score"]
 
 
 class SiteSettings(Settings):
@@ -25,6 +25,8 @@ class SiteSettings(Settings):
         support: Indexes of the support images in the train split; empty to draw ``shots`` of them.
         shots: How many support images to draw.
         seed: Seed of that draw.
+        held_out: Indexes of normal images of the train split on which the models of a finished run are
+            compared; up to 16 of those outside the support set when left out.
         backbone: Backbone spec, such as ``embedded`` or ``local-dir:FOLDER``; never the server's choice.
         backbone_sha256: Digest that the backbone must have.
         taps: Tapped blocks, 1-based; the backbone's own default when left out.
@@ -33,7 +35,10 @@ class SiteSettings(Settings):
         device: Torch device that trains.
         threads: Torch threads of the site's process.
         max_rounds: Round after which the site answers no more; no limit when left out.
-        metrics: Which numbers may leave beside the number of support images.
+        metrics: Which numbers may leave beside the number of support images. Those of the end of a run,
+            ``kept_delivered`` and ``kept_score``, do so only where they are named here.
+        share_descriptor: Whether a descriptor of the scans may leave, by which a coordinator finds sites that
+            are alike: projected means and deviations of patch tokens over the support images, of length 1.
         min_metric_images: Fewest support images from which a number may leave beside the update.
         min_images: Fewest support images from which an update may leave.
         min_local_steps: Fewest optimiser steps of a round: one step is nearly a gradient.
@@ -52,6 +57,7 @@ class SiteSettings(Settings):
     support: tuple[Annotated[int, Field(ge=0)], ...] = ()
     shots: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    held_out: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     backbone: str
     backbone_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     taps: tuple[Annotated[int, Field(ge=1)], ...] | None = None
@@ -60,6 +66,7 @@ class SiteSettings(Settings):
     threads: Annotated[int, Field(ge=1)] = 1
     max_rounds: Annotated[int, Field(ge=1)] | None = None
     metrics: tuple[MetricName, ...] = METRIC_NAMES
+    share_descriptor: bool = False
     min_metric_images: Annotated[int, Field(ge=4)] = 8
     min_images: Annotated[int, Field(ge=4)] = 4
     min_local_steps: Annotated[int, Field(ge=2)] = 2

@@ -227,7 +227,7 @@ class PolicyError(FederationError):
 
     Attributes:
         reason: ``federation``, ``source``, ``rounds``, ``images``, ``norm``, ``budget``,
-            ``steps`` or ``model``; the code is ``policy-<reason>``.
+            ``steps``, ``model`` or ``descriptor``; the code is ``policy-<reason>``.
     """
 
     code = "policy"

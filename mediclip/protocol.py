@@ -37,9 +37,22 @@ TRAIN_KEYS: Final = PARCEL_KEYS | {
     "differences-follow",
 }
 
+FINAL_KEYS: Final = PARCEL_KEYS | {"server-round", "seed", "recipe", "local-steps", "origin", "safeguard"}
+"""What stands beside the tensors of the model that a run ends with."""
+
+DESCRIPTOR: Final = "descriptor"
+"""Action of the question for a site's descriptor, name of the record's key, and reason of a refusal."""
+
+DESCRIPTOR_KEYS: Final = frozenset({"recipe"})
+
 NUM_EXAMPLES: Final = "num-examples"
 METRIC_NAMES: Final = ("train_loss", "val_loss", "val_pixel_auroc")
-"""Every metric that a site may be allowed to send, beside the number of its support images."""
+"""Every metric that a site may be allowed to send with an update, beside the number of its support images."""
+
+FINAL_METRIC_NAMES: Final = ("kept_delivered", "kept_score")
+"""Those of the end of a run: whether the site keeps the delivered model, and how well what it keeps told
+synthetic anomalies from its normal images. Unlike the others no site sends them unless its policy names
+them."""
 
 # Magic, version 1.0 and header length, then the header as np.save writes it: nothing is evaluated.
 _HEADER: Final = re.compile(
@@ -84,6 +97,7 @@ SENTENCES: Final = {
     "policy-budget": "The site's privacy budget does not last for this round.",
     "policy-steps": "The site's policy asks for more local steps in a round.",
     "policy-model": "The model that was sent is larger than the site's policy takes.",
+    "policy-descriptor": "The site's policy lets no descriptor of its scans leave.",
 }
 """The only texts that leave a site in place of an exception, by the code of the error."""
 

@@ -20,6 +20,7 @@ from server.admission import limits_for
 from server.aggregation import Aggregator, derived_server_rate
 from server.checkpointing import RoundState, RunIdentity, load_round, save_round
 from server.collection import Collected, Collector
+from server.conclusion import Delivery, conclude, is_wanted
 from server.downlink import Downlink
 from server.history import History
 from server.roster import Roster
@@ -128,6 +129,8 @@ def federate(grid: Grid, settings: RunSettings) -> Trainables:
         _log.info("Round %d of %d: %s", number, settings.rounds, entry["metrics"])
 
     save_round(settings.out / FINAL, RoundState(state.number, state.tensors), identity)
+    if is_wanted(settings, recipe):
+        conclude(grid, settings, schema, recipe, roster, lambda _: Delivery(state.tensors))
     return state.tensors
 
 

@@ -218,13 +218,18 @@ def start(
     else:
         console.out.print(f"Stopped after round {last.round}. Go on with --resume.")
     if not as_json and last.round:
-        _say_where_the_model_is(out)
+        _say_where_the_model_is(out, keeps_parts=bool(recipe.private))
 
 
-def _say_where_the_model_is(out: Path) -> None:
+def _say_where_the_model_is(out: Path, *, keeps_parts: bool) -> None:
     from server.model_file import MODEL
 
-    if (out / MODEL).exists():
+    if keeps_parts:
+        text = (
+            "Each site keeps a part of the model for itself and has a whole one, which 'mediclip client "
+            "status' names."
+        )
+    elif (out / MODEL).exists():
         model = out / MODEL
         text = f"Model: {model}\nNext:  mediclip score --model {model} --backbone SPEC scan.dcm --out scores"
     else:

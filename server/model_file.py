@@ -35,13 +35,14 @@ def write_model(settings: FederationSettings, recipe: Recipe, out: Path) -> Path
         out: Folder of the run.
 
     Returns:
-        The file; None where there is no finished round, or the settings do not say which backbone it needs.
+        The file; None where there is no finished round, the settings do not say which backbone it needs, or
+        the recipe leaves a part of the model at the sites: each site writes its own then.
 
     Raises:
         CheckpointError: If the round is damaged or of another run.
     """
     backbone = settings.backbone
-    if backbone.sha256 is None or not (out / CHECKPOINT).exists():
+    if backbone.sha256 is None or recipe.private or not (out / CHECKPOINT).exists():
         return None
     state = load_round(out / CHECKPOINT, settings.schema_for(recipe), identity_of(settings, recipe))
     if state.number == 0:

@@ -26,7 +26,7 @@ PERSONAL_GROUPS: Final[tuple[PrivateGroup, ...]] = ("normal_prompts",)
 
 
 def recipe_for(strategy: StrategyName, recipe: Recipe) -> Recipe:
-    """Give what the sites train with: ``personal`` keeps :data:`PERSONAL_GROUPS` unless the recipe says more."""
+    """Give what sites train with: ``personal`` keeps back some groups even if the recipe names none."""
     if strategy != "personal" or recipe.private:
         return recipe
     return recipe.model_copy(update={"private": PERSONAL_GROUPS})
@@ -55,6 +55,9 @@ class RoundSettings(Settings):
         max_update_norm: Largest Euclidean norm of an update; 0 derives it from the optimiser.
         codec: How tensors travel, both ways: whole in ``float32``, or as differences. A site whose policy
             does not allow it sends float32.
+        safeguard: Whether each site, once the last round is done, compares the model that it is sent with one
+            tuned to it and one trained alone, on synthetic anomalies, and keeps the best. Costs it as many
+            steps as the run again.
     """
 
     quorum: Annotated[int, Field(ge=0)] = 0
@@ -72,6 +75,7 @@ class RoundSettings(Settings):
     max_examples: Annotated[int, Field(ge=1)] = 64
     max_update_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     codec: CodecName = "float32"
+    safeguard: bool = False
 
 
 class RunSettings(RoundSettings):

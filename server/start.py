@@ -3,6 +3,7 @@
 out/
     coordinator.json coordinator.lock schema.json recipe.json
     checkpoint.safetensors history.jsonl outcome.json final.safetensors run.lock    written by the ServerApp
+    conclusion.json                                                    who was sent a model of its own
     model.safetensors                                                  to score with, once the run has ended
     flower/     state.db superlink.log and the output of each program
 """

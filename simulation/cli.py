@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mediclip.cli import console, options
-from simulation.methods import METHODS, parse_methods
+from simulation.methods import USUAL_METHODS, parse_methods
 from simulation.paper.cli import paper
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(
     policy: options.Policy = None,
     taps: options.Taps = None,
     strategy: Annotated[
-        Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum"],
+        Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum", "personal"],
         typer.Option(help="How the server joins updates."),
     ] = "fedavg",
     proximal_mu: Annotated[float, typer.Option(help="Weight of FedProx's pull.", min=0)] = 0.01,
@@ -67,8 +67,11 @@ def run(
     alpha: Annotated[float, typer.Option(help="Dirichlet concentration: small makes sites differ.")] = 0.5,
     methods: Annotated[
         str,
-        typer.Option(help="What to compare, with commas between. Local stands for each site alone."),
-    ] = ",".join(METHODS),
+        typer.Option(
+            help="What to compare, with commas between. Local stands for each site alone, kept for what each "
+            "site keeps in the end."
+        ),
+    ] = ",".join(USUAL_METHODS),
     parallel: Annotated[
         int | None, typer.Option(help="Sites that train side by side; all cores when omitted.", min=1)
     ] = None,

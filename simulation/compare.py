@@ -200,7 +200,8 @@ def _write_report(
     groups = []
     shown = [method for method in _SHOWN if method in experiment.settings.methods]
     # The scans to show are chosen by the federated score, so without one none are shown.
-    for name, dataset in scenario.datasets.items() if trained.federated is not None else ():
+    is_federated = "federated" in experiment.settings.methods
+    for name, dataset in scenario.datasets.items() if is_federated else ():
         # Of a method that gives each site a detector of its own, the first site's stands for it.
         tested = _tested(experiment, trained, name)
         names: dict[str, str] = {m: next(n for n in tested if n.partition("/")[0] == m) for m in shown}

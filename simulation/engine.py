@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from uuid import uuid4
 
-from flwr.app import Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Context, Error, Message, MessageType, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -72,7 +72,7 @@ def run_in_process(
     workers = parallel or min(len(sites), os.cpu_count() or 1)
     with ExitStack() as stack:
         for site in sites:
-            serve(site.name, site, settings.out / SITES_FOLDER / _folder_name(site.name))
+            serve(site.name, site, settings.out / SITES_FOLDER / folder_name(site.name))
             stack.callback(withdraw, site.name)
         stack.enter_context(one_torch_thread())
         stack.enter_context(_quiet_flower())
@@ -220,6 +220,8 @@ class InProcessGrid(Grid):
         if self._on_event is None:
             return
         number = self._numbers.pop(reply.metadata.reply_to_message_id, 0)
+        if reply.metadata.message_type == MessageType.EVALUATE:
+            return  # the end of the run, which is no round
         site = self._names[reply.metadata.src_node_id]
         if reply.has_error():
             self._on_event(Event("error", number, site, {}))
@@ -236,8 +238,8 @@ def _round_number(message: Message) -> int:
     return number if isinstance(number, int) else 0
 
 
-def _folder_name(site: str) -> str:
-    # A site's name may be one that no folder can have.
+def folder_name(site: str) -> str:
+    """Name the folder of a site: its name may be one that no folder can have."""
     return hashlib.sha256(site.encode()).hexdigest()[:16]
 
 

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import InitVar, asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from client.service.fit import FitRequest
+from client.service.own_part import with_own_part
 from client.service.site import Site
 from client.settings import SiteSettings
 from mediclip.config import Recipe
@@ -32,9 +33,10 @@ from mediclip.model.trainables import Trainables, initial_trainables
 from mediclip.training.checkpoint import load_model, save_model, write_atomically
 from mediclip.training.loop import train
 from mediclip.training.run import findable_spec
-from server.settings import StrategyName
+from server.settings import StrategyName, recipe_for
+from simulation.ended_runs import read_models
 from simulation.engine import run_in_process
-from simulation.methods import METHODS, MethodName
+from simulation.methods import USUAL_METHODS, MethodName
 from simulation.plan import Event, FederatedResult, Plan
 from simulation.ray_engine import run_ray
 from simulation.scenario import Scenario
@@ -81,7 +83,7 @@ class ExperimentSettings:
     codec: CodecName = "float32"
     taps: tuple[int, ...] | None = None
     parallel: int | None = None
-    methods: tuple[MethodName, ...] = METHODS
+    methods: tuple[MethodName, ...] = USUAL_METHODS
 
 
 @dataclass
@@ -89,7 +91,8 @@ class Trained:
     """The networks of a comparison.
 
     Attributes:
-        networks: ``untrained``, ``federated``, ``centralised`` and ``local/SITE``, those that were wanted.
+        networks: ``untrained``, ``federated``, ``centralised``, ``local/SITE`` and ``kept/SITE``, those that
+            were wanted; ``federated/SITE`` where sites end with different ones.
         federated: What the federated run left, if it was wanted.
         tested: By set, the networks that are tested on it, with the memories of their sites.
     """
@@ -117,6 +120,7 @@ class Experiment:
         """Join the sets' policies, load the backbone, and check the taps before anything is written."""
         for name, dataset in self.scenario.datasets.items():
             self.recipe = self.recipe.with_policies(dataset.policies, name=name)
+        self.recipe = recipe_for(self.settings.strategy, self.recipe)
         self.backbone = loaded or load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
         self._network()
 
@@ -215,11 +219,25 @@ class Experiment:
         with one_torch_thread():
             networks |= self._train_alone(sites, start, on_phase)
         federated = None
-        if "federated" in methods:
+        if {"federated", "kept"} & set(methods):
             federated = self._federate(sites, resume=resume, on_phase=on_phase)
-            networks["federated"] = self._network(federated.tensors)
-            self._save("federated", networks["federated"])
+            for name, tensors in self._ended(federated).items():
+                networks[name] = self._network(tensors)
+                self._save(name, networks[name])
         return Trained(networks, federated)
+
+    def _ended(self, federated: FederatedResult) -> dict[str, Trainables]:
+        """Give the models that a federated run has led to, by their method, or method and site."""
+        settings = self.settings
+        models: dict[str, Trainables] = {}
+        if not self.recipe.private:
+            models["federated"] = federated.tensors
+        if "kept" in settings.methods or self.recipe.private:
+            names = [site.name for site in self.scenario.sites]
+            for site, ended in read_models(settings.out / FEDERATED_FOLDER, names, settings.engine).items():
+                models |= {f"federated/{site}": ended.delivered} if self.recipe.private else {}
+                models |= {f"kept/{site}": ended.kept} if "kept" in settings.methods else {}
+        return models
 
     @property
     def taps(self) -> tuple[int, ...]:
@@ -238,6 +256,7 @@ class Experiment:
                 name=site.name,
                 data=self.scenario.folders[site.set_name].resolve(),
                 support=site.support,
+                held_out=site.held_out,
                 backbone=self.settings.backbone,
                 backbone_sha256=self.backbone.sha256,
                 taps=self.settings.taps,
@@ -292,17 +311,18 @@ class Experiment:
         return tensors
 
     def _train_at(self, site: Site, start: Trainables) -> Trainables:
-        schema = self._network().schema
+        network = self._network()
         request = FitRequest(
             number=1,
-            tensors=start,
+            tensors={spec.name: start[spec.name] for spec in network.shared.tensors},
             seed=self.settings.seed,
             recipe=self.recipe.model_dump_json(),
             local_steps=self.round_steps * self.settings.rounds,
             proximal_mu=0.0,
-            schema_digest=schema.digest(),
+            schema_digest=network.shared.digest(),
         )
-        return site.fit(request).tensors
+        reply, kept = site.fit_from(request, {})
+        return with_own_part(network, replace(request, tensors=reply.tensors), kept)
 
     def _train_pooled(self, start: Trainables) -> Trainables:
         preprocess = Preprocess(self.recipe.image_size, self.recipe.policies)
@@ -319,7 +339,7 @@ class Experiment:
         settings = self.settings
         plan = Plan(
             out=settings.out / FEDERATED_FOLDER,
-            schema=self._network().schema,
+            schema=self._network().shared,
             recipe=self.recipe,
             rounds=settings.rounds,
             seed=settings.seed,
@@ -328,6 +348,7 @@ class Experiment:
             proximal_mu=settings.proximal_mu,
             codec=settings.codec,
             max_examples=settings.shots,
+            safeguard="kept" in settings.methods,
             resume=resume,
         )
 

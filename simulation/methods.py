@@ -1,11 +1,13 @@
-"""The four methods that a comparison puts side by side, in the order of its rows."""
+"""The methods that a comparison puts side by side, in the order of its rows."""
 
 from typing import Final, Literal, get_args
 
 from mediclip.errors import SettingsError
 
-MethodName = Literal["untrained", "local", "federated", "centralised"]
+MethodName = Literal["untrained", "local", "federated", "kept", "centralised"]
 METHODS: Final[tuple[MethodName, ...]] = get_args(MethodName)
+USUAL_METHODS: Final[tuple[MethodName, ...]] = ("untrained", "local", "federated", "centralised")
+"""All but ``kept``, each site's choice among its candidates, which costs the training of ``local`` again."""
 
 
 def parse_methods(text: str) -> tuple[MethodName, ...]:

@@ -62,6 +62,7 @@ class Plan:
         max_examples: Most images that one site can count with.
         max_update_norm: Largest norm of an update; derived from the optimiser when 0.
         codec: How differences travel, both ways.
+        safeguard: Whether sites compare their models at the end.
         resume: Go on from the last finished round in ``out``.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     max_examples: int = 64
     max_update_norm: float = 0.0
     codec: CodecName = "float32"
+    safeguard: bool = False
     resume: bool = False
 
     def prepare(self, sites: int, sites_dir: Path | None = None) -> RunSettings:

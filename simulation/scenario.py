@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from mediclip.data.manifest import open_dataset
 from mediclip.data.policies import Choices, agreed
@@ -14,6 +14,8 @@ from mediclip.rng import generator
 from simulation.partition import appearance_groups, assign_sets, split_dirichlet, split_iid
 
 PartitionName = Literal["iid", "dirichlet"]
+HELD_OUT: Final = 16
+"""Normal images at most that a site keeps for comparing its models."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +26,14 @@ class SimulatedSite:
         name: ``site-1`` and so on.
         set_name: The set that its scans come from and that it is tested on.
         support: Indexes of its support images in the set's train split; no two sites share one.
+        held_out: Indexes of further normal images of its own, on which its models are compared in the end;
+            maybe none.
     """
 
     name: str
     set_name: str
     support: tuple[int, ...]
+    held_out: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -111,9 +116,10 @@ def make_scenario(
             groups = appearance_groups(images, min(4, len(normal)))
             shares = split_dirichlet(groups, len(mine), alpha, seed, minimum=shots, patients=patients)
         for name, share in zip(mine, shares, strict=True):
-            order = generator(seed, "shots", name).permutation(len(share))[:shots]
-            support = tuple(normal[int(share[int(position)])] for position in order)
-            chosen[name] = SimulatedSite(name, set_name, support)
+            order = generator(seed, "shots", name).permutation(len(share))
+            mine_in_order = [normal[int(share[int(position)])] for position in order]
+            support, rest = tuple(mine_in_order[:shots]), tuple(mine_in_order[shots:])
+            chosen[name] = SimulatedSite(name, set_name, support, rest[:HELD_OUT])
     return Scenario(
         dict(folders),
         datasets,

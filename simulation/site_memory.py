@@ -28,7 +28,8 @@ def networks_to_test(
     Args:
         scenario: Sites and sets.
         set_name: The set.
-        networks: ``untrained``, ``federated``, ``centralised`` and ``local/SITE``, those that were wanted.
+        networks: ``untrained``, ``federated``, ``centralised``, ``local/SITE`` and ``kept/SITE``, those that
+            were wanted; ``federated/SITE`` in place of ``federated`` where sites end with different ones.
         methods: What is compared, in the order of the rows.
         seed: The run's seed.
 
@@ -36,7 +37,7 @@ def networks_to_test(
         Detectors by ``METHOD`` or ``METHOD/SITE``.
     """
     remembers = any(network.recipe.memory is not None for network in networks.values())
-    per_site = {"local", "federated"} if remembers else {"local"}
+    per_site = {"local", "kept"} | ({"federated"} if remembers or "federated" not in networks else set())
     found: dict[str, MediClip] = {}
     for method in methods:
         if method not in per_site:
@@ -45,7 +46,7 @@ def networks_to_test(
             continue
         for site in scenario.sites_of(set_name):
             name = f"{method}/{site.name}"
-            trained = networks[name if method == "local" else method]
+            trained = networks[name] if name in networks else networks[method]
             found[name] = _remembering(trained, scenario, (site,), seed)
     return found
 

@@ -47,7 +47,7 @@ class Bench:
         self.network = network
         self.material = material
         self._support = material.support
-        self._stream = stream
+        self.stream = stream
         self._prepared: _Prepared | None = None
         self._views: tuple[int, OwnViews] | None = None
 
@@ -69,7 +69,7 @@ class Bench:
             self.network,
             self._support,
             seed=request.seed,
-            stream=self._stream,
+            stream=self.stream,
             steps=request.local_steps,
             first_step=(request.number - 1) * request.local_steps,
             proximal_mu=request.proximal_mu,
@@ -90,7 +90,7 @@ class Bench:
             )
         if self._views is None or self._views[0] != request.seed:
             names = self.material.image_digests()
-            views = OwnViews(self.network, self._support, names, seed=request.seed, stream=self._stream)
+            views = OwnViews(self.network, self._support, names, seed=request.seed, stream=self.stream)
             self._views = (request.seed, views)
         noise = GradientNoise(plan.clip, plan.noise_std, plan.sampling_rate)
         train_with_noise(
@@ -106,7 +106,7 @@ class Bench:
     def _prepare(self, seed: int) -> _Prepared:
         """Give the batch source and the validation batch of a seed; both depend on seed and site alone."""
         if self._prepared is None or self._prepared.seed != seed:
-            source = batch_source(self.network, self._support, seed=seed, stream=self._stream)
+            source = batch_source(self.network, self._support, seed=seed, stream=self.stream)
             self._prepared = _Prepared(seed, source, self._exam(seed))
         return self._prepared
 
@@ -114,7 +114,7 @@ class Bench:
         recipe = self.network.recipe
         mixture = Mixture(recipe.tasks, recipe.second_anomaly)
         images = self._support[np.arange(VALIDATION_IMAGES) % len(self._support)]
-        rng = generator(seed, *self._stream, "validation")
+        rng = generator(seed, *self.stream, "validation")
         changed, labels, _ = mixture.draw_batch(images, self._support, rng)
         tokens = self.network.tokens(torch.from_numpy(changed))
         return Batch(tokens, torch.from_numpy(labels).to(self.network.backbone.device))

@@ -91,6 +91,25 @@ class _Servicer(SiteServiceServicer):
 
         return _answered(context, answer)
 
+    def DescribeScans(  # noqa: N802
+        self, question: pb.DescriptorQuestion, context: grpc.ServicerContext
+    ) -> pb.Descriptor:
+        """Describe the scans."""
+
+        def answer() -> pb.Descriptor:
+            return pb.Descriptor(values=self._site.descriptor(question.recipe, question.federation))
+
+        return _answered(context, answer)
+
+    def Conclude(self, question: pb.FinalQuestion, context: grpc.ServicerContext) -> pb.FinalAnswer:  # noqa: N802
+        """Take in the model that a run ends with."""
+
+        def answer() -> pb.FinalAnswer:
+            asked = wire.from_final_question(question)
+            return pb.FinalAnswer(metrics=self._site.conclude(asked, question.last.federation))
+
+        return _answered(context, answer)
+
 
 def _answered(context: grpc.ServicerContext, answer: Callable[[], _T]) -> _T:
     try:
@@ -177,7 +196,12 @@ def run(kit: Kit, stop: threading.Event, *, site: "Trainer | None" = None) -> No
         audit = AuditLog(kit.audit)
         account = PrivacyAccount(kit.site().privacy, Ledger(kit.ledger))
         guarded = GuardedSite(
-            site or _open(kit), kit.policy(), RoundStore(kit.rounds), audit, account=account
+            site or _open(kit),
+            kit.policy(),
+            RoundStore(kit.rounds),
+            audit,
+            account=account,
+            models=kit.models,
         )
         user = kit.site().clientapp_user
         with ExitStack() as stack:

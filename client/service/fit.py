@@ -1,14 +1,18 @@
 """What the ClientApp asks of a site and gets back, in NumPy and plain values: the seam for a daemon."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mediclip.exchange.parcel import Parcel
 from mediclip.model.trainables import Trainables
+
+if TYPE_CHECKING:
+    from client.service.conclusion import Conclusion, FinalRequest
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,25 @@ class RoundQuestion:
     proximal_mu: float
     answer_codec: str
     differences_follow: bool = False
+
+    def run_goes_on(self) -> "RoundQuestion":
+        """Give the question of the round after this one, for looking up what was kept up to it."""
+        return replace(self, number=self.number + 1)
+
+
+@dataclass(frozen=True)
+class FinalQuestion:
+    """The end of a run as it came over the network.
+
+    Attributes:
+        last: The last round's work; its parcel is the delivered model, whole.
+        origin: ``global``, or ``cluster`` for the model of the site's cluster.
+        safeguard: Whether the site compares it with others and keeps the best.
+    """
+
+    last: RoundQuestion
+    origin: str
+    safeguard: bool
 
 
 @dataclass(frozen=True)
@@ -114,7 +137,7 @@ class Named(Protocol):
 
 
 class Fitter(Named, Protocol):
-    """A site that trains and keeps nothing from round to round: enough for a simulation without private parts."""
+    """A site that trains and keeps nothing: enough for a simulation without private parts."""
 
     def fit(self, request: FitRequest) -> FitReply:
         """Train for one round; the same request gets the same reply.
@@ -128,6 +151,14 @@ class Fitter(Named, Protocol):
 @runtime_checkable
 class Keeper(Named, Protocol):
     """A site that trains from what it kept, and leaves keeping it to others."""
+
+    def descriptor(self, recipe: str) -> tuple[float, ...]:
+        """Describe the support images for a recipe in JSON; see :mod:`mediclip.model.descriptor`."""
+        ...
+
+    def conclude(self, request: "FinalRequest", private: PrivateState, folder: Path | None) -> "Conclusion":
+        """Decide what the site keeps of a run; see :func:`client.service.candidates.conclude`."""
+        ...
 
     def fit_from(self, request: FitRequest, private: PrivateState) -> tuple[FitReply, PrivateState]:
         """Train for one round from what the site kept before it.
@@ -170,6 +201,22 @@ class SiteService(Named, Protocol):
 
     def answer(self, question: RoundQuestion) -> RoundAnswer:
         """Train for one round; the same question gets the same answer.
+
+        Raises:
+            MediClipError: If the site cannot or will not.
+        """
+        ...
+
+    def descriptor(self, recipe: str) -> tuple[float, ...]:
+        """Describe the scans, for a recipe in JSON.
+
+        Raises:
+            MediClipError: If the site cannot or will not.
+        """
+        ...
+
+    def conclude(self, question: FinalQuestion) -> dict[str, float]:
+        """Take a run's model in, and give the numbers that may leave; again for the same question.
 
         Raises:
             MediClipError: If the site cannot or will not.

@@ -1,21 +1,25 @@
 """A site behind its policy: what is asked is judged, answered once, kept, and written to the audit log."""
 
 import hashlib
+import json
 import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from client.policy import Policy, Release
 from client.scrub import noted
 from client.service.account import PrivacyAccount
 from client.service.audit import AuditLog, ChainEnd
+from client.service.ended import EndedRun, delivered
 from client.service.exchange import as_seen, encoded, received, undecoded, without_exchange
-from client.service.fit import RoundAnswer, RoundQuestion, Trainer
+from client.service.fit import FinalQuestion, RoundAnswer, RoundQuestion, Trainer
 from client.service.rounds import Question, RoundStore
 from mediclip.errors import PolicyError
+from mediclip.protocol import DESCRIPTOR
 from mediclip.provenance import source_digest
 
 _log = logging.getLogger("mediclip.client")
@@ -31,6 +35,7 @@ class GuardedSite:
         rounds: Where answered rounds are kept.
         audit: Where everything that leaves is written down.
         account: What each round is paid from; nothing is paid when omitted.
+        models: Folder for the models of finished runs; none are written when omitted.
         source: Digest of the application's code; of the one that this process imports when omitted.
 
     Raises:
@@ -45,6 +50,7 @@ class GuardedSite:
         audit: AuditLog,
         *,
         account: PrivacyAccount | None = None,
+        models: Path | None = None,
         source: str | None = None,
     ) -> None:
         self._site = site
@@ -52,6 +58,7 @@ class GuardedSite:
         self._rounds = rounds
         self._audit = audit
         self._account = account
+        self._models = models
         if account is not None:
             account.check_not_older(audit.last("privacy").get("ledger_lines", 0))
         self._source = source_digest() if source is None else source
@@ -135,6 +142,76 @@ class GuardedSite:
             return self._noting(
                 lambda: self._answer(question, federation), asked="round", round=question.number
             )
+
+    def descriptor(self, recipe: str, federation: str) -> tuple[float, ...]:
+        """Describe the scans, if the policy lets that leave.
+
+        Args:
+            recipe: The recipe as JSON.
+            federation: What the run says it belongs to.
+
+        Returns:
+            The descriptor; it is in the audit log before it is returned.
+
+        Raises:
+            MediClipError: If the policy refuses, or the site cannot use its scans.
+        """
+
+        def answer() -> tuple[float, ...]:
+            self._policy.check_asker(federation, self._source)
+            self._policy.check_descriptor()
+            self._policy.check_images(self._site.count_images(recipe))
+            return self._site.descriptor(recipe)
+
+        with self._lock:
+            values = self._noting(answer, asked=DESCRIPTOR)
+            digest = hashlib.sha256(json.dumps(values).encode()).hexdigest()
+            self._audit.append("described", numbers=len(values), sha256=digest)
+            return values
+
+    def conclude(self, question: FinalQuestion, federation: str) -> dict[str, float]:
+        """Take in the model that a run ends with, decide what is kept, and say no more than is allowed.
+
+        Args:
+            question: The end of the run.
+            federation: What the run says it belongs to.
+
+        Returns:
+            The numbers that the policy names.
+
+        Raises:
+            MediClipError: If the policy refuses, or the site cannot use the model.
+        """
+        with self._lock:
+            return self._noting(
+                lambda: self._conclude(question, federation), asked="end", round=question.last.number
+            )
+
+    def _conclude(self, asked: FinalQuestion, federation: str) -> dict[str, float]:
+        self._policy.check_asker(federation, self._source)
+        self._policy.check_round(asked.last.number, asked.last.local_steps)
+        request, question, kept = delivered(
+            asked, federation, self._rounds.private_before, self._site.schema_digest
+        )
+        self._policy.check_model(request.last.tensors)
+        images = self._site.count_images(request.last.recipe)
+        self._policy.check_images(images)
+        ended = EndedRun(self._models, question, request)
+        found = ended.read()
+        is_repeated = found is not None
+        if found is None:
+            found = self._site.conclude(request, without_exchange(kept), ended.folder)
+            ended.write(found)
+        leaving = self._policy.numbers(found.metrics(), images)
+        self._audit.append(
+            "concluded",
+            round=asked.last.number,
+            run=ended.name,
+            is_repeated=is_repeated,
+            metrics=leaving,
+            **found.facts(),
+        )
+        return leaving
 
     def _answer(self, asked: RoundQuestion, federation: str) -> RoundAnswer:
         self._policy.check_asker(federation, self._source)

@@ -8,7 +8,7 @@ from typing import Final, TypeVar
 import grpc
 
 from client.service import site_service_pb2 as pb, wire
-from client.service.fit import RoundAnswer, RoundQuestion
+from client.service.fit import FinalQuestion, RoundAnswer, RoundQuestion
 from client.service.site_service_pb2_grpc import SiteServiceStub
 from mediclip.errors import ServiceError
 from mediclip.protocol import SENTENCES
@@ -87,6 +87,29 @@ class RemoteSite:
         message = wire.to_question(question, self._federation)
         # Training takes what it takes: the server's timeout ends a round, not this.
         return wire.from_answer(self._call(lambda: self._stub.Fit(message)))
+
+    def descriptor(self, recipe: str) -> tuple[float, ...]:
+        """Describe the scans.
+
+        Args:
+            recipe: The recipe as JSON.
+
+        Raises:
+            ServiceError: With the site's word, or because the daemon is away.
+        """
+        question = pb.DescriptorQuestion(federation=self._federation, recipe=recipe)
+        answer: pb.Descriptor = self._call(lambda: self._stub.DescribeScans(question, timeout=_ANSWER_S))
+        return tuple(answer.values)
+
+    def conclude(self, question: FinalQuestion) -> dict[str, float]:
+        """Hand over the model that a run ends with; the same question gets the same answer.
+
+        Raises:
+            ServiceError: With the site's word, or because the daemon is away.
+        """
+        message = wire.to_final_question(question, self._federation)
+        answer: pb.FinalAnswer = self._call(lambda: self._stub.Conclude(message))
+        return dict(answer.metrics)
 
     def close(self) -> None:
         """Let go of the socket."""

@@ -4,11 +4,18 @@ import json
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
+from client.service.ended import EndedRun, delivered
 from client.service.exchange import encoded, received, undecoded, without_exchange
-from client.service.fit import Fitter, Keeper, PrivateState, RoundAnswer, RoundQuestion
+from client.service.fit import FinalQuestion, Fitter, Keeper, PrivateState, RoundAnswer, RoundQuestion
 from client.service.rounds import KEPT_ROUNDS, Question, RoundStore
+from mediclip.errors import PolicyError
 from mediclip.exchange.codecs import FLOAT32, agreed_codec
+from mediclip.protocol import DESCRIPTOR
+
+MODELS: Final = "models"
+"""Name of the folder in a site's for the models of finished runs."""
 
 
 class SimulatedSite:
@@ -23,6 +30,7 @@ class SimulatedSite:
     def __init__(self, site: Fitter, folder: Path | None = None) -> None:
         self._site = site
         self._rounds = None if folder is None else RoundStore(folder)
+        self._models = None if folder is None else folder / MODELS
         self._memory: dict[str, dict[int, PrivateState]] = {}
         self._lock = threading.Lock()
 
@@ -51,18 +59,47 @@ class SimulatedSite:
         with self._lock:
             return self._answer_from_kept(question)
 
+    def descriptor(self, recipe: str) -> tuple[float, ...]:
+        """Describe the scans; see :class:`client.service.fit.SiteService`.
+
+        Raises:
+            PolicyError: If the site only trains.
+        """
+        if isinstance(self._site, Keeper):
+            return self._site.descriptor(recipe)
+        message = (
+            "A site must be able to describe its scans. This one cannot; it trains the model of all sites."
+        )
+        raise PolicyError(message, reason=DESCRIPTOR)
+
+    def conclude(self, question: FinalQuestion) -> dict[str, float]:
+        """Take in a run's model and decide; what the site keeps is in its folder, and nothing leaves."""
+        if not isinstance(self._site, Keeper):
+            return {}
+        with self._lock:
+            request, asked, kept = delivered(question, "", self._kept_before, self._site.schema_digest)
+            ended = EndedRun(self._models, asked, request)
+            if ended.read() is None:
+                ended.write(self._site.conclude(request, without_exchange(kept), ended.folder))
+        return {}
+
     def _answer_from_kept(self, question: RoundQuestion) -> RoundAnswer:
         asked = Question("", undecoded(question), question.answer_codec)
+        answer, state = self._answer(question, self._kept_before(asked))
         if self._rounds is not None:
-            answer, state = self._answer(question, self._rounds.private_before(asked))
             self._rounds.keep(asked, answer, state)
             return answer
         states = self._memory.setdefault(asked.run(), {})
-        earlier = [number for number in states if number < question.number]
-        answer, state = self._answer(question, states[max(earlier)] if earlier else {})
-        self._memory[asked.run()] = {number: states[number] for number in earlier[-KEPT_ROUNDS:]}
-        self._memory[asked.run()][question.number] = state
+        earlier = sorted(number for number in states if number < question.number)[-KEPT_ROUNDS:]
+        self._memory[asked.run()] = {number: states[number] for number in earlier} | {question.number: state}
         return answer
+
+    def _kept_before(self, asked: Question) -> PrivateState:
+        if self._rounds is not None:
+            return self._rounds.private_before(asked)
+        states = self._memory.get(asked.run(), {})
+        earlier = [number for number in states if number < asked.request.number]
+        return states[max(earlier)] if earlier else {}
 
     def _answer(self, question: RoundQuestion, kept: PrivateState) -> tuple[RoundAnswer, PrivateState]:
         tensors = received(question, kept, lambda: self._site.schema_digest(question.recipe))

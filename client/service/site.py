@@ -1,24 +1,28 @@
 """A site at work: it owns scans, backbone and token bank, and gives out trainables and allowed numbers.
 
 What a recipe calls private is handed back beside the answer and given in with the next round. The site itself
-carries nothing from round to round but caches that can be made again: a replayed round answers the same, except
-where noise is added, which is new each time.
+carries nothing from round to round but caches that can be made again: a replayed round answers the same,
+except where noise is added, which is new each time.
 """
 
 import json
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from client.service.bench import Bench
+from client.service.candidates import conclude
+from client.service.conclusion import Conclusion, FinalRequest
 from client.service.fit import FitReply, FitRequest, PrivateState
-from client.service.own_part import own_part, with_own_part
 from client.service.material import Material, load_material
+from client.service.own_part import own_part, with_own_part
 from client.settings import SiteSettings
 from mediclip.config import Recipe, load_recipe
 from mediclip.data.preprocess import Preprocess, SquareCache
 from mediclip.errors import BackboneError, FederationError, SchemaError, SettingsError
 from mediclip.model.backbone import Backbone, load_backbone
+from mediclip.model.descriptor import describe
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Schema, check_trainables
 from mediclip.privacy.plan import PrivacyPlan
@@ -158,6 +162,12 @@ class Site:
         with self._lock:
             return len(self._bench_for(recipe).material.support)
 
+    def descriptor(self, recipe: str) -> tuple[float, ...]:
+        """Describe the support images; arguments and errors as for :meth:`count_images`."""
+        with self._lock:
+            bench = self._bench_for(recipe)
+            return describe(bench.network, bench.material.support)
+
     def image_digests(self, recipe: str) -> tuple[str, ...]:
         """Digest each support image for the ledger; arguments and errors as for :meth:`count_images`."""
         with self._lock:
@@ -191,12 +201,7 @@ class Site:
         with self._lock:
             bench = self._bench_for(request.recipe)
             network = bench.network
-            if network.shared.digest() != request.schema_digest:
-                message = (
-                    f"The model of {self._name} must have the server's tensors. It has others; "
-                    "use the same recipe, taps and backbone on both sides."
-                )
-                raise SchemaError(message)
+            self._check_schema(network, request)
             network.load(with_own_part(network, request, private))
             metrics: dict[str, float] = {}
             if self._privacy.is_on:
@@ -212,6 +217,27 @@ class Site:
     def fit(self, request: FitRequest) -> FitReply:
         """Train for one round from the start values of what is private; see :meth:`fit_from`."""
         return self.fit_from(request, {})[0]
+
+    def conclude(self, request: FinalRequest, private: PrivateState, folder: Path | None) -> Conclusion:
+        """Decide what the site keeps of a run; see :func:`client.service.candidates.conclude`.
+
+        Raises:
+            CheckpointError: If what was kept does not fit the model.
+            SchemaError: If the delivered tensors are not the site's own kind.
+            SettingsError: If the recipe is not one or not the site's.
+        """
+        with self._lock:
+            bench = self._bench_for(request.last.recipe)
+            self._check_schema(bench.network, request.last)
+            return conclude(bench, request, private, folder)
+
+    def _check_schema(self, network: MediClip, request: FitRequest) -> None:
+        if network.shared.digest() != request.schema_digest:
+            message = (
+                f"The model of {self._name} must have the server's tensors. It has others; "
+                "use the same recipe, taps and backbone on both sides."
+            )
+            raise SchemaError(message)
 
     def _bench_for(self, text: str) -> Bench:
         try:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!client/service/site_service.proto\x12\x10mediclip.site.v1\"\x11\n\x0f\x44\x65scribeRequest\"[\n\x0b\x44\x65scription\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x15\n\rsource_digest\x18\x02 \x01(\t\x12\x13\n\x0b\x61udit_lines\x18\x03 \x01(\x04\x12\x12\n\naudit_head\x18\x04 \x01(\t\"4\n\x0eSchemaQuestion\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\"\x1e\n\x0cSchemaAnswer\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"2\n\rCodecQuestion\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\"\x1c\n\x0b\x43odecAnswer\x12\r\n\x05\x63odec\x18\x01 \x01(\t\"3\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"g\n\x06Parcel\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\x15\n\rschema_digest\x18\x02 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12)\n\x07tensors\x18\x04 \x03(\x0b\x32\x18.mediclip.site.v1.Tensor\"\xd5\x01\n\x0b\x46itQuestion\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12(\n\x06parcel\x18\x03 \x01(\x0b\x32\x18.mediclip.site.v1.Parcel\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x13\n\x0blocal_steps\x18\x06 \x01(\x04\x12\x13\n\x0bproximal_mu\x18\x07 \x01(\x01\x12\x14\n\x0c\x61nswer_codec\x18\x08 \x01(\t\x12\x1a\n\x12\x64ifferences_follow\x18\t \x01(\x08\"\xb2\x01\n\tFitAnswer\x12(\n\x06parcel\x18\x01 \x01(\x0b\x32\x18.mediclip.site.v1.Parcel\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12\x39\n\x07metrics\x18\x03 \x03(\x0b\x32(.mediclip.site.v1.FitAnswer.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xbf\x02\n\x0bSiteService\x12L\n\x08\x44\x65scribe\x12!.mediclip.site.v1.DescribeRequest\x1a\x1d.mediclip.site.v1.Description\x12P\n\x0c\x44igestSchema\x12 .mediclip.site.v1.SchemaQuestion\x1a\x1e.mediclip.site.v1.SchemaAnswer\x12M\n\x0b\x43hooseCodec\x12\x1f.mediclip.site.v1.CodecQuestion\x1a\x1d.mediclip.site.v1.CodecAnswer\x12\x41\n\x03\x46it\x12\x1d.mediclip.site.v1.FitQuestion\x1a\x1b.mediclip.site.v1.FitAnswerb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!client/service/site_service.proto\x12\x10mediclip.site.v1\"\x11\n\x0f\x44\x65scribeRequest\"[\n\x0b\x44\x65scription\x12\x0c\n\x04site\x18\x01 \x01(\t\x12\x15\n\rsource_digest\x18\x02 \x01(\t\x12\x13\n\x0b\x61udit_lines\x18\x03 \x01(\x04\x12\x12\n\naudit_head\x18\x04 \x01(\t\"4\n\x0eSchemaQuestion\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\"\x1e\n\x0cSchemaAnswer\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\"2\n\rCodecQuestion\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\r\n\x05\x63odec\x18\x02 \x01(\t\"\x1c\n\x0b\x43odecAnswer\x12\r\n\x05\x63odec\x18\x01 \x01(\t\"3\n\x06Tensor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"g\n\x06Parcel\x12\r\n\x05\x63odec\x18\x01 \x01(\t\x12\x15\n\rschema_digest\x18\x02 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\t\x12)\n\x07tensors\x18\x04 \x03(\x0b\x32\x18.mediclip.site.v1.Tensor\"\xd5\x01\n\x0b\x46itQuestion\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12(\n\x06parcel\x18\x03 \x01(\x0b\x32\x18.mediclip.site.v1.Parcel\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x0e\n\x06recipe\x18\x05 \x01(\t\x12\x13\n\x0blocal_steps\x18\x06 \x01(\x04\x12\x13\n\x0bproximal_mu\x18\x07 \x01(\x01\x12\x14\n\x0c\x61nswer_codec\x18\x08 \x01(\t\x12\x1a\n\x12\x64ifferences_follow\x18\t \x01(\x08\"\xb2\x01\n\tFitAnswer\x12(\n\x06parcel\x18\x01 \x01(\x0b\x32\x18.mediclip.site.v1.Parcel\x12\x10\n\x08\x65xamples\x18\x02 \x01(\x04\x12\x39\n\x07metrics\x18\x03 \x03(\x0b\x32(.mediclip.site.v1.FitAnswer.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"8\n\x12\x44\x65scriptorQuestion\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0e\n\x06recipe\x18\x02 \x01(\t\"\x1c\n\nDescriptor\x12\x0e\n\x06values\x18\x01 \x03(\x01\"_\n\rFinalQuestion\x12+\n\x04last\x18\x01 \x01(\x0b\x32\x1d.mediclip.site.v1.FitQuestion\x12\x0e\n\x06origin\x18\x02 \x01(\t\x12\x11\n\tsafeguard\x18\x03 \x01(\x08\"z\n\x0b\x46inalAnswer\x12;\n\x07metrics\x18\x01 \x03(\x0b\x32*.mediclip.site.v1.FinalAnswer.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x32\xe0\x03\n\x0bSiteService\x12L\n\x08\x44\x65scribe\x12!.mediclip.site.v1.DescribeRequest\x1a\x1d.mediclip.site.v1.Description\x12P\n\x0c\x44igestSchema\x12 .mediclip.site.v1.SchemaQuestion\x1a\x1e.mediclip.site.v1.SchemaAnswer\x12M\n\x0b\x43hooseCodec\x12\x1f.mediclip.site.v1.CodecQuestion\x1a\x1d.mediclip.site.v1.CodecAnswer\x12\x41\n\x03\x46it\x12\x1d.mediclip.site.v1.FitQuestion\x1a\x1b.mediclip.site.v1.FitAnswer\x12S\n\rDescribeScans\x12$.mediclip.site.v1.DescriptorQuestion\x1a\x1c.mediclip.site.v1.Descriptor\x12J\n\x08\x43onclude\x12\x1f.mediclip.site.v1.FinalQuestion\x1a\x1d.mediclip.site.v1.FinalAnswerb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_FITANSWER_METRICSENTRY']._loaded_options = None
   _globals['_FITANSWER_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_FINALANSWER_METRICSENTRY']._loaded_options = None
+  _globals['_FINALANSWER_METRICSENTRY']._serialized_options = b'8\001'
   _globals['_DESCRIBEREQUEST']._serialized_start=55
   _globals['_DESCRIBEREQUEST']._serialized_end=72
   _globals['_DESCRIPTION']._serialized_start=74
@@ -55,6 +57,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FITANSWER']._serialized_end=888
   _globals['_FITANSWER_METRICSENTRY']._serialized_start=842
   _globals['_FITANSWER_METRICSENTRY']._serialized_end=888
-  _globals['_SITESERVICE']._serialized_start=891
-  _globals['_SITESERVICE']._serialized_end=1210
+  _globals['_DESCRIPTORQUESTION']._serialized_start=890
+  _globals['_DESCRIPTORQUESTION']._serialized_end=946
+  _globals['_DESCRIPTOR']._serialized_start=948
+  _globals['_DESCRIPTOR']._serialized_end=976
+  _globals['_FINALQUESTION']._serialized_start=978
+  _globals['_FINALQUESTION']._serialized_end=1073
+  _globals['_FINALANSWER']._serialized_start=1075
+  _globals['_FINALANSWER']._serialized_end=1197
+  _globals['_FINALANSWER_METRICSENTRY']._serialized_start=842
+  _globals['_FINALANSWER_METRICSENTRY']._serialized_end=888
+  _globals['_SITESERVICE']._serialized_start=1200
+  _globals['_SITESERVICE']._serialized_end=1680
 # @@protoc_insertion_point(module_scope)

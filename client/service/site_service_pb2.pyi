@@ -110,3 +110,40 @@ class FitAnswer(_message.Message):
     examples: int
     metrics: _containers.ScalarMap[str, float]
     def __init__(self, parcel: _Optional[_Union[Parcel, _Mapping]] = ..., examples: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class DescriptorQuestion(_message.Message):
+    __slots__ = ("federation", "recipe")
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    federation: str
+    recipe: str
+    def __init__(self, federation: _Optional[str] = ..., recipe: _Optional[str] = ...) -> None: ...
+
+class Descriptor(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class FinalQuestion(_message.Message):
+    __slots__ = ("last", "origin", "safeguard")
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    ORIGIN_FIELD_NUMBER: _ClassVar[int]
+    SAFEGUARD_FIELD_NUMBER: _ClassVar[int]
+    last: FitQuestion
+    origin: str
+    safeguard: bool
+    def __init__(self, last: _Optional[_Union[FitQuestion, _Mapping]] = ..., origin: _Optional[str] = ..., safeguard: _Optional[bool] = ...) -> None: ...
+
+class FinalAnswer(_message.Message):
+    __slots__ = ("metrics",)
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...

@@ -54,6 +54,16 @@ class SiteServiceStub:
                 request_serializer=client_dot_service_dot_site__service__pb2.FitQuestion.SerializeToString,
                 response_deserializer=client_dot_service_dot_site__service__pb2.FitAnswer.FromString,
                 _registered_method=True)
+        self.DescribeScans = channel.unary_unary(
+                '/mediclip.site.v1.SiteService/DescribeScans',
+                request_serializer=client_dot_service_dot_site__service__pb2.DescriptorQuestion.SerializeToString,
+                response_deserializer=client_dot_service_dot_site__service__pb2.Descriptor.FromString,
+                _registered_method=True)
+        self.Conclude = channel.unary_unary(
+                '/mediclip.site.v1.SiteService/Conclude',
+                request_serializer=client_dot_service_dot_site__service__pb2.FinalQuestion.SerializeToString,
+                response_deserializer=client_dot_service_dot_site__service__pb2.FinalAnswer.FromString,
+                _registered_method=True)
 
 
 class SiteServiceServicer:
@@ -87,6 +97,20 @@ class SiteServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DescribeScans(self, request, context):
+        """Describe the scans, for finding sites that are alike; refused unless the site's policy allows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Conclude(self, request, context):
+        """Take in the model that a run ends with. The same question gets the same answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SiteServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -109,6 +133,16 @@ def add_SiteServiceServicer_to_server(servicer, server):
                     servicer.Fit,
                     request_deserializer=client_dot_service_dot_site__service__pb2.FitQuestion.FromString,
                     response_serializer=client_dot_service_dot_site__service__pb2.FitAnswer.SerializeToString,
+            ),
+            'DescribeScans': grpc.unary_unary_rpc_method_handler(
+                    servicer.DescribeScans,
+                    request_deserializer=client_dot_service_dot_site__service__pb2.DescriptorQuestion.FromString,
+                    response_serializer=client_dot_service_dot_site__service__pb2.Descriptor.SerializeToString,
+            ),
+            'Conclude': grpc.unary_unary_rpc_method_handler(
+                    servicer.Conclude,
+                    request_deserializer=client_dot_service_dot_site__service__pb2.FinalQuestion.FromString,
+                    response_serializer=client_dot_service_dot_site__service__pb2.FinalAnswer.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -219,6 +253,60 @@ class SiteService:
             '/mediclip.site.v1.SiteService/Fit',
             client_dot_service_dot_site__service__pb2.FitQuestion.SerializeToString,
             client_dot_service_dot_site__service__pb2.FitAnswer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DescribeScans(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediclip.site.v1.SiteService/DescribeScans',
+            client_dot_service_dot_site__service__pb2.DescriptorQuestion.SerializeToString,
+            client_dot_service_dot_site__service__pb2.Descriptor.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Conclude(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mediclip.site.v1.SiteService/Conclude',
+            client_dot_service_dot_site__service__pb2.FinalQuestion.SerializeToString,
+            client_dot_service_dot_site__service__pb2.FinalAnswer.FromString,
             options,
             channel_credentials,
             insecure,

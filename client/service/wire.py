@@ -1,7 +1,7 @@
 """Between the site's plain values and the messages of ``site_service.proto``."""
 
 from client.service import site_service_pb2 as pb
-from client.service.fit import RoundAnswer, RoundQuestion
+from client.service.fit import FinalQuestion, RoundAnswer, RoundQuestion
 from mediclip.exchange.parcel import Parcel
 from mediclip.model.trainables import Schema, TensorSpec
 
@@ -44,6 +44,22 @@ def from_question(question: pb.FitQuestion) -> RoundQuestion:
         answer_codec=question.answer_codec,
         differences_follow=question.differences_follow,
     )
+
+
+def to_final_question(question: FinalQuestion, federation: str) -> pb.FinalQuestion:
+    """Write the end of a run."""
+    return pb.FinalQuestion(
+        last=to_question(question.last, federation), origin=question.origin, safeguard=question.safeguard
+    )
+
+
+def from_final_question(question: pb.FinalQuestion) -> FinalQuestion:
+    """Read the end of a run.
+
+    Raises:
+        SchemaError: If the tensors are not those of the schema that they name.
+    """
+    return FinalQuestion(from_question(question.last), question.origin, question.safeguard)
 
 
 def to_answer(answer: RoundAnswer) -> pb.FitAnswer:

@@ -42,7 +42,7 @@ def calibrate(
     from mediclip.evaluation.duplicates import image_digest
     from mediclip.evaluation.predict import predict
     from mediclip.training.checkpoint import rewrite_model
-    from mediclip.training.private import private_parts, stored_support
+    from mediclip.training.private import own_tensors, private_parts, stored_support
 
     detector = load_detector(model, backbone=backbone, device=device)
     seen = set(stored_support(detector.file))
@@ -61,7 +61,10 @@ def calibrate(
         found["detector"].scores, model=detector.file.digest(), preprocess=detector.preprocess.digest()
     )
     tensors, facts = private_parts(
-        detector.network.memory, support=stored_support(detector.file), calibration=calibration
+        detector.network.memory,
+        support=stored_support(detector.file),
+        calibration=calibration,
+        own=own_tensors(detector.file),
     )
     target = out or model
     rewrite_model(target, detector.file, private_tensors=tensors, private_facts=facts)

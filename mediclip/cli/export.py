@@ -60,9 +60,19 @@ def export(
 
 def _share(model: Path, out: Path, *, as_json: bool) -> None:
     """Write a model file without memory, calibration and support digests, and read it again to prove it."""
+    from mediclip.errors import SettingsError
     from mediclip.training.checkpoint import PRIVATE, load_model, load_tensors, rewrite_model
+    from mediclip.training.private import own_tensors
 
     file = load_model(model)
+    own = own_tensors(file)
+    if own:
+        message = (
+            "A model to share must hold only what its federation shares. "
+            f"{len(own)} of the {len(file.tensors)} tensors of this one never left the site; share the "
+            "coordinator's model file instead."
+        )
+        raise SettingsError(message)
     console.make_folder(out.parent)
     rewrite_model(out, file)
     written, facts = load_tensors(out)

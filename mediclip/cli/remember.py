@@ -32,12 +32,13 @@ def remember(
     from mediclip.evaluation.duplicates import image_digest
     from mediclip.model.memory import build_memory
     from mediclip.training.checkpoint import rewrite_model
-    from mediclip.training.private import private_parts
+    from mediclip.training.private import own_tensors, private_parts
 
     detector = load_detector(model, backbone=backbone, device=device)
     support = load_images(draw_support(open_dataset(data).train, shots, seed), detector.preprocess)
     memory = build_memory(detector.network, support, seed=seed)
-    tensors, facts = private_parts(memory, support=[image_digest(image) for image in support])
+    digests = [image_digest(image) for image in support]
+    tensors, facts = private_parts(memory, support=digests, own=own_tensors(detector.file))
     rewrite_model(out, detector.file, private_tensors=tensors, private_facts=facts)
     size = sum(array.nbytes for array in tensors.values())
     if as_json:

@@ -1,8 +1,8 @@
 """The exact list of tensors that may leave a site, and nothing else.
 
-Whatever is not described by :func:`shared_schema` stays where it is: scans, tokens, masks, the backbone, and the
-groups of trained tensors that a recipe calls private. The module needs NumPy alone, so that a server without
-torch can check what it is sent.
+Whatever is not described by :func:`shared_schema` stays where it is: scans, tokens, masks, the backbone, and
+the groups of trained tensors that a recipe calls private. The module needs NumPy alone, so that a server
+without torch can check what it is sent.
 """
 
 import hashlib

@@ -40,6 +40,7 @@ METHOD_TITLES: Final = {
     "untrained": "the backbone as it is",
     "local": "each site alone",
     "federated": "trained together, scans stay at the site",
+    "kept": "what each site keeps of that, judged on synthetic anomalies of its own",
     "centralised": "all support scans in one place",
 }
 

@@ -13,6 +13,7 @@ from mediclip.training.checkpoint import ModelFile
 _MEMORY = "memory"
 _CALIBRATION = "calibration"
 _SUPPORT = "support"
+_OWN = "own"
 
 
 def private_parts(
@@ -20,6 +21,7 @@ def private_parts(
     *,
     support: Sequence[str] = (),
     calibration: Calibration | None = None,
+    own: Sequence[str] = (),
 ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     """Put together what must not leave the site.
 
@@ -27,11 +29,14 @@ def private_parts(
         memory: The site's memory, if it has one.
         support: :func:`mediclip.evaluation.duplicates.image_digest` of the support images.
         calibration: The site's calibration, if there is one.
+        own: Names of the trained tensors that are the site's alone and are in no message of its federation.
 
     Returns:
         Private tensors and private facts, as :func:`mediclip.training.checkpoint.save_model` takes them.
     """
     facts: dict[str, Any] = {_SUPPORT: list(support)} if support else {}
+    if own:
+        facts[_OWN] = list(own)
     if calibration is not None:
         facts[_CALIBRATION] = calibration.facts()
     if memory is None:
@@ -68,3 +73,8 @@ def stored_calibration(file: ModelFile) -> Calibration | None:
 def stored_support(file: ModelFile) -> tuple[str, ...]:
     """Read the digests of the images that a model was made from; empty where they are not known."""
     return tuple(map(str, file.private_facts.get(_SUPPORT, ())))
+
+
+def own_tensors(file: ModelFile) -> tuple[str, ...]:
+    """Read which trained tensors are a site's alone; none in a model that was not made in a federation."""
+    return tuple(map(str, file.private_facts.get(_OWN, ())))

@@ -171,9 +171,9 @@ def test_a_daemon_repeats_a_round_and_goes_on_from_the_same_private_part(tmp_pat
     assert largest_difference(repeated.tensors, wanted[1].tensors) == 0
     after_restart = fit(guarded(tmp_path / "b"), personal_request(3), "f")
     assert largest_difference(after_restart.tensors, wanted[2].tensors) == 0
-    assert largest_difference(
-        wanted[2].tensors, tiny_site(0).fit(personal_request(3)).tensors
-    ), "the private part has no influence"
+    assert largest_difference(wanted[2].tensors, tiny_site(0).fit(personal_request(3)).tensors), (
+        "the private part has no influence"
+    )
 
 
 def test_an_answer_of_the_daemon_and_of_the_simulation_are_the_same(tmp_path):
