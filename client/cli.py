@@ -164,6 +164,37 @@ def status(*, kit: KitFolder, as_json: options.Json = False) -> None:
 
 
 @app.command()
+def describe(
+    *,
+    kit: KitFolder,
+    out: Annotated[
+        Path, typer.Option(help="File to write for the coordinator.", metavar="FILE", show_default=False)
+    ],
+    recipe: options.Recipe = "default",
+) -> None:
+    """Write what this site's scans look like, for a coordinator who looks for the site's cluster.
+
+    The site must run, and its policy must allow it (share_descriptor in site.toml); the audit log has it.
+
+    Example:  mediclip client describe --kit kits/north --out north.json
+    """
+    from client.kit import Kit
+    from client.service.remote import RemoteSite
+    from mediclip.config import load_recipe
+
+    opened = Kit(kit)
+    text = load_recipe(opened.site().recipe or recipe).model_dump_json()
+    site = RemoteSite(opened.own_socket, opened.settings.federation, patience_s=0)
+    try:
+        values = site.descriptor(text)
+    finally:
+        site.close()
+    console.make_folder(out.parent)
+    out.write_text(json.dumps({"site": opened.settings.site, "descriptor": values}) + "\n", encoding="utf-8")
+    console.out.print(f"Wrote {len(values)} numbers to {out}; nothing else leaves.", soft_wrap=True)
+
+
+@app.command()
 def audit(
     *,
     kit: KitFolder,

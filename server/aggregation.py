@@ -22,7 +22,7 @@ from server.robust import median, multikrum, trimmed_mean
 from server.settings import RoundSettings
 from server.spool import Spool
 
-_MEANS: Final = frozenset({"fedavg", "fedprox", "fedadam", "personal"})
+_MEANS: Final = frozenset({"fedavg", "fedprox", "fedadam", "personal", "clustered"})
 _BETA_1, _BETA_2, _TAU = 0.9, 0.99, 1e-3
 _HEADROOM: Final = 16
 

@@ -20,9 +20,10 @@ from server.admission import limits_for
 from server.aggregation import Aggregator, derived_server_rate
 from server.checkpointing import RoundState, RunIdentity, load_round, save_round
 from server.collection import Collected, Collector
-from server.conclusion import Delivery, conclude, is_wanted
+from server.conclusion import conclude, is_wanted
 from server.downlink import Downlink
 from server.history import History
+from server.parts import Parts
 from server.roster import Roster
 from server.run_process import alone, end_with
 from server.settings import RunSettings
@@ -109,28 +110,35 @@ def federate(grid: Grid, settings: RunSettings) -> Trainables:
     roster = Roster(question, source_digest())
     roster.gather(grid, settings.sites, settings.join_timeout_s)
     collector = Collector(grid, settings, schema, recipe, limits, roster, downlink)
+    parts = Parts.of(settings, schema, recipe, state)
 
     for number in range(state.number + 1, settings.rounds + 1):
         if (settings.out / STOP).exists():
             _log.info("Stopped after round %d of %d", state.number, settings.rounds)
             return state.tensors
         started = time.monotonic()
-        with aggregator.round() as updates:
-            collected = collector.collect(number, downlink.prepare(state.tensors), updates)
-            entry = collected.entry(number)
+        parts.find_alike(grid, roster)
+        parts.part(number, state.tensors)
+        outgoing = parts.outgoing_of(downlink.prepare(state.tensors))
+        with parts.round(aggregator) as updates:
+            collected = collector.collect(number, outgoing, updates)
+            entry = collected.entry(number) | parts.entry()
             if len(collected.receipts) < settings.needed:
                 history.append({**entry, "failed": QuorumError.code})
                 raise QuorumError(_no_quorum(settings, number, collected))
             tensors = aggregator.step(number, state.tensors, updates)
+            parts.step(number, aggregator, updates)
         downlink.settle(collected.receipts)
-        state = RoundState(number, tensors, dict(aggregator.moments), downlink.kept, downlink.answered)
+        kept = (dict(aggregator.moments), downlink.kept, downlink.answered, *parts.kept)
+        state = RoundState(number, tensors, *kept)
         history.append({**entry, "seconds": round(time.monotonic() - started, 3)})
         save_round(checkpoint, state, identity)
         _log.info("Round %d of %d: %s", number, settings.rounds, entry["metrics"])
 
     save_round(settings.out / FINAL, RoundState(state.number, state.tensors), identity)
     if is_wanted(settings, recipe):
-        conclude(grid, settings, schema, recipe, roster, lambda _: Delivery(state.tensors))
+        parts.find_alike(grid, roster)
+        conclude(grid, settings, schema, recipe, roster, parts.delivery_of(state.tensors))
     return state.tensors
 
 

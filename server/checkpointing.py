@@ -16,6 +16,7 @@ FORMAT = "round/1"
 _TRAINABLE = "trainable/"
 _OPTIMISER = "optimiser/"
 _VIEW = "view/"
+_CLUSTER = "cluster/"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class RoundState:
         optimiser: State of the server's optimiser, empty for strategies that have none.
         view: The model that the sites trained from in the round, where it is not the global one of the time.
         holders: Sites that hold it.
+        models: Models of clusters, by their number.
+        clusters: Who is in which, as :meth:`server.clusters.Clusters.facts` writes it.
     """
 
     number: int
@@ -56,6 +59,8 @@ class RoundState:
     optimiser: dict[str, NDArray[Any]] = field(default_factory=dict)
     view: Trainables | None = None
     holders: tuple[str, ...] = ()
+    models: Mapping[int, Trainables] = field(default_factory=dict)
+    clusters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_round(path: Path, state: RoundState, identity: RunIdentity) -> None:
@@ -69,9 +74,12 @@ def save_round(path: Path, state: RoundState, identity: RunIdentity) -> None:
     tensors: dict[str, NDArray[Any]] = {_TRAINABLE + name: value for name, value in state.tensors.items()}
     tensors |= {_OPTIMISER + name: value for name, value in state.optimiser.items()}
     tensors |= {_VIEW + name: value for name, value in (state.view or {}).items()}
+    for number, model in state.models.items():
+        tensors |= {f"{_CLUSTER}{number}/{name}": value for name, value in model.items()}
     facts = {
         "format": FORMAT,
         "holders": list(state.holders),
+        "clusters": dict(state.clusters),
         "round": state.number,
         "identity": asdict(identity),
         "source": source_digest(),
@@ -107,8 +115,9 @@ def load_round(path: Path, schema: Schema, identity: RunIdentity) -> RoundState:
             raise CheckpointError(message)
     parts = {prefix: _part(tensors, prefix) for prefix in (_TRAINABLE, _OPTIMISER, _VIEW)}
     values, view = parts[_TRAINABLE], parts[_VIEW] or None
+    models = _numbered(_part(tensors, _CLUSTER))
     try:
-        for model in (values, view):
+        for model in (values, view, *models.values()):
             if model is not None:
                 check_trainables(schema, model)
     except SchemaError as error:
@@ -121,7 +130,18 @@ def load_round(path: Path, schema: Schema, identity: RunIdentity) -> RoundState:
         parts[_OPTIMISER],
         None if view is None else {name: view[name] for name in names},
         tuple(facts.get("holders", ())),
+        {number: {name: model[name] for name in names} for number, model in models.items()},
+        facts.get("clusters", {}),
     )
+
+
+def _numbered(tensors: Mapping[str, NDArray[Any]]) -> dict[int, dict[str, NDArray[Any]]]:
+    """Take tensors by ``NUMBER/NAME`` apart."""
+    found: dict[int, dict[str, NDArray[Any]]] = {}
+    for key, value in tensors.items():
+        number, _, name = key.partition("/")
+        found.setdefault(int(number), {})[name] = value
+    return found
 
 
 def _part(tensors: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

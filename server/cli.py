@@ -238,6 +238,47 @@ def _say_where_the_model_is(out: Path, *, keeps_parts: bool) -> None:
 
 
 @app.command()
+def assign(
+    federation: Federation,
+    descriptor: Annotated[
+        Path,
+        typer.Argument(help="What 'mediclip client describe' wrote.", metavar="FILE", show_default=False),
+    ],
+    *,
+    out: RunFolder,
+    as_json: options.Json = False,
+) -> None:
+    """Find the model for a site that did not train, by what its scans look like: that of its cluster.
+
+    The run must have been of strategy 'clustered' and have ended. A site that is like no cluster gets the
+    model of all sites.
+
+    Example:  mediclip server assign federation.toml new-site.json --out run
+    """
+    import json
+
+    from mediclip.errors import SettingsError
+    from server.federation import load_federation
+    from server.model_file import model_for
+
+    settings, recipe = load_federation(federation)
+    try:
+        values = tuple(float(v) for v in json.loads(descriptor.read_text(encoding="utf-8"))["descriptor"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        message = (
+            f"A descriptor must be a file that 'mediclip client describe' wrote. {descriptor.name} is none; "
+            "ask the site to write it again."
+        )
+        raise SettingsError(message) from error
+    model, cluster = model_for(settings, recipe, out, values)
+    if as_json:
+        console.print_json({"model": str(model), "cluster": cluster})
+        return
+    whose = "all sites: it is like no cluster that has one" if cluster is None else f"cluster {cluster}"
+    console.out.print(f"The site gets the model of {whose}.\nModel: {model}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def status(*, out: RunFolder, as_json: options.Json = False) -> None:
     """Say where a federation stands, whether it runs or not; exits with 7 if it failed.
 

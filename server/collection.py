@@ -1,7 +1,7 @@
 """One round's questions and answers: every site is asked, and each answer is admitted, added and dropped."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -88,12 +88,12 @@ class Collector:
     downlink: Downlink
     late: set[str] = field(default_factory=set)
 
-    def collect(self, number: int, outgoing: Outgoing, round_: Round) -> Collected:
+    def collect(self, number: int, outgoing_of: Callable[[str], Outgoing], round_: Round) -> Collected:
         """Ask every site, and those without an admitted update again while the quorum is missing.
 
         Args:
             number: The round, from 1.
-            outgoing: The global model.
+            outgoing_of: Gives the model that a site is sent, by its name.
             round_: Takes in the updates that count.
 
         Returns:
@@ -109,20 +109,22 @@ class Collector:
                 is_enough = len(self.roster.sites) >= self.settings.needed
                 patience_s = NEWCOMERS_S if is_enough else self.settings.join_timeout_s
                 self.roster.call(self.grid, min(patience_s, self.settings.join_timeout_s))
-            self._ask(number, outgoing, round_, collected)
+            self._ask(number, outgoing_of, round_, collected)
             if len(collected.receipts) >= self.settings.needed:
                 break
         return collected
 
-    def _ask(self, number: int, outgoing: Outgoing, round_: Round, collected: Collected) -> None:
+    def _ask(
+        self, number: int, outgoing_of: Callable[[str], Outgoing], round_: Round, collected: Collected
+    ) -> None:
         collected.refused = {s: r for s, r in self.roster.refused.items() if s not in collected.receipts}
         asked = {n: site for n, site in self.roster.sites.items() if site not in collected.receipts}
         stream = ReplyStream(self.grid, self.settings.round_timeout_s)
-        changes = {n for n, site in asked.items() if outgoing.change and self.downlink.is_holder(site)}
-        whole = to_records(outgoing.whole)
-        change = whole if outgoing.change is None else to_records(outgoing.change)
+        outgoing = {n: outgoing_of(site) for n, site in asked.items()}
+        changes = {n for n, site in asked.items() if outgoing[n].change and self.downlink.is_holder(site)}
+        records = _Records()
         requests = [
-            self._request(number, change if n in changes else whole, n, asked[n])
+            self._request(number, records.of(outgoing[n], as_change=n in changes), n, asked[n])
             for n in sorted(asked, key=asked.__getitem__)
         ]
         collected.bytes_down += sum(payload_bytes(request) for request in requests)
@@ -133,11 +135,12 @@ class Collector:
             collected.bytes_up += payload_bytes(reply)
             if node in changes and _lacks_base(reply):
                 changes.remove(node)
+                whole = records.of(outgoing[node], as_change=False)
                 request = self._request(number, whole, node, site)
                 collected.bytes_down += payload_bytes(request)
                 stream.push([request])
                 continue
-            self._take(number, site, reply, outgoing, round_, collected)
+            self._take(number, site, reply, outgoing[node], round_, collected)
             if (
                 self._silent(asked, collected) <= self.late
                 and len(collected.receipts) >= self.settings.needed
@@ -180,6 +183,20 @@ class Collector:
         content = RecordDict({ARRAYS: arrays, CONFIG: config})
         ttl, group = self.settings.round_timeout_s, str(number)  # the group is named in a SuperNode's log
         return Message(content, node, MessageType.TRAIN, ttl=ttl, group_id=group)
+
+
+class _Records:
+    """Models packed for messages: sites that are sent the same share its bytes."""
+
+    def __init__(self) -> None:
+        self._packed: dict[int, tuple[ArrayRecord, ConfigRecord]] = {}
+
+    def of(self, outgoing: Outgoing, *, as_change: bool) -> tuple[ArrayRecord, ConfigRecord]:
+        """Give a model, whole or as the difference that it comes with."""
+        parcel = outgoing.change if as_change and outgoing.change is not None else outgoing.whole
+        if id(parcel) not in self._packed:
+            self._packed[id(parcel)] = to_records(parcel)
+        return self._packed[id(parcel)]
 
 
 def _lacks_base(reply: Message) -> bool:

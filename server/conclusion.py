@@ -72,7 +72,7 @@ class Concluded:
 
 def is_wanted(settings: RunSettings, recipe: Recipe) -> bool:
     """Say whether sites are sent a model at the end: where not all get the same, or compare it."""
-    return settings.safeguard or bool(recipe.private)
+    return settings.safeguard or bool(recipe.private) or settings.strategy == "clustered"
 
 
 def conclude(

@@ -19,7 +19,9 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
-StrategyName = Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum", "personal"]
+StrategyName = Literal[
+    "fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum", "personal", "clustered"
+]
 
 PERSONAL_GROUPS: Final[tuple[PrivateGroup, ...]] = ("normal_prompts",)
 """What ``personal`` keeps at the sites where the recipe does not say."""
@@ -43,7 +45,9 @@ class RoundSettings(Settings):
         seed: The run's seed, sent to the sites.
         local_steps: Optimiser steps of each site in each round.
         strategy: How updates become the next global model. ``personal`` is ``fedavg`` of what the recipe does
-            not call private; every strategy leaves private groups at the sites.
+            not call private; every strategy leaves private groups at the sites. ``clustered`` is ``fedavg``
+            within clusters of at least ``min_sites`` and two sites that are alike, by descriptors of their
+            scans; others train the model of all sites.
         proximal_mu: Weight of FedProx's pull towards the global model; used by ``fedprox`` alone.
         server_learning_rate: Step of ``fedadam``; 0 derives it from the sites' optimiser.
         trim_fraction: Share of the sites that may be hostile: ``fedtrimmedavg`` cuts off as many at each end,
@@ -58,6 +62,9 @@ class RoundSettings(Settings):
         safeguard: Whether each site, once the last round is done, compares the model that it is sent with one
             tuned to it and one trained alone, on synthetic anomalies, and keeps the best. Costs it as many
             steps as the run again.
+        cluster_distance: Largest mean cosine distance between descriptors of sites in one cluster; used by
+            ``clustered`` alone.
+        cluster_after: Rounds that all sites train as one before clusters part.
     """
 
     quorum: Annotated[int, Field(ge=0)] = 0
@@ -76,6 +83,17 @@ class RoundSettings(Settings):
     max_update_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     codec: CodecName = "float32"
     safeguard: bool = False
+    cluster_distance: Annotated[float, Field(gt=0, lt=2, allow_inf_nan=False)] = 0.08
+    cluster_after: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _has_fitting_codec(self) -> Self:
+        if self.strategy == "clustered" and self.codec != "float32":
+            message = (
+                "strategy 'clustered' needs codec 'float32': differences start from one model of all sites"
+            )
+            raise ValueError(message)
+        return self
 
 
 class RunSettings(RoundSettings):

@@ -53,7 +53,9 @@ def run(
     policy: options.Policy = None,
     taps: options.Taps = None,
     strategy: Annotated[
-        Literal["fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum", "personal"],
+        Literal[
+            "fedavg", "fedprox", "fedadam", "fedmedian", "fedtrimmedavg", "multikrum", "personal", "clustered"
+        ],
         typer.Option(help="How the server joins updates."),
     ] = "fedavg",
     proximal_mu: Annotated[float, typer.Option(help="Weight of FedProx's pull.", min=0)] = 0.01,

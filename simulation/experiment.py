@@ -229,13 +229,12 @@ class Experiment:
     def _ended(self, federated: FederatedResult) -> dict[str, Trainables]:
         """Give the models that a federated run has led to, by their method, or method and site."""
         settings = self.settings
-        models: dict[str, Trainables] = {}
-        if not self.recipe.private:
-            models["federated"] = federated.tensors
-        if "kept" in settings.methods or self.recipe.private:
+        differs = bool(self.recipe.private) or settings.strategy == "clustered"
+        models: dict[str, Trainables] = {} if differs else {"federated": federated.tensors}
+        if "kept" in settings.methods or differs:
             names = [site.name for site in self.scenario.sites]
             for site, ended in read_models(settings.out / FEDERATED_FOLDER, names, settings.engine).items():
-                models |= {f"federated/{site}": ended.delivered} if self.recipe.private else {}
+                models |= {f"federated/{site}": ended.delivered} if differs else {}
                 models |= {f"kept/{site}": ended.kept} if "kept" in settings.methods else {}
         return models
 

@@ -63,6 +63,9 @@ class Plan:
         max_update_norm: Largest norm of an update; derived from the optimiser when 0.
         codec: How differences travel, both ways.
         safeguard: Whether sites compare their models at the end.
+        min_sites: Updates that a round needs whatever the quorum is, and sites that a cluster needs.
+        cluster_distance: Largest distance of sites in one cluster.
+        cluster_after: Rounds before clusters part.
         resume: Go on from the last finished round in ``out``.
     """
 
@@ -84,6 +87,9 @@ class Plan:
     max_update_norm: float = 0.0
     codec: CodecName = "float32"
     safeguard: bool = False
+    min_sites: int = 1
+    cluster_distance: float = 0.08
+    cluster_after: int = 0
     resume: bool = False
 
     def prepare(self, sites: int, sites_dir: Path | None = None) -> RunSettings:

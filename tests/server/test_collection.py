@@ -51,8 +51,9 @@ def ask(tmp_path, stop):
 
     def collect(number):
         aggregator = Aggregator(settings, schema, limits, 3, tmp_path, 0.01)
+        outgoing = downlink.prepare(tiny_tensors())
         with aggregator.round() as updates:
-            return collector.collect(number, downlink.prepare(tiny_tensors()), updates)
+            return collector.collect(number, lambda _: outgoing, updates)
 
     yield collector, collect
     grid.close()
