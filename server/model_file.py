@@ -38,8 +38,8 @@ def write_model(settings: FederationSettings, recipe: Recipe, out: Path) -> Path
         out: Folder of the run.
 
     Returns:
-        The file of all sites; None where there is no finished round, the settings do not say which backbone it
-        needs, or the recipe leaves a part of the model at the sites: each site writes its own then.
+        The file of all sites; None where there is no finished round, the settings do not say which backbone
+        it needs, or the recipe leaves a part of the model at the sites: each site writes its own then.
 
     Raises:
         CheckpointError: If the round is damaged or of another run.

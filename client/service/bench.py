@@ -51,6 +51,16 @@ class Bench:
         self._prepared: _Prepared | None = None
         self._views: tuple[int, OwnViews] | None = None
 
+    def with_network(self, network: MediClip) -> "Bench":
+        """Put another network on the same images and their encoded views.
+
+        Args:
+            network: Of a recipe that differs in what is private alone.
+        """
+        bench = Bench(network, self.material, self.stream)
+        bench._prepared, bench._views = self._prepared, self._views
+        return bench
+
     def plan(self, privacy: PrivacySettings) -> PrivacyPlan:
         """Find the noise for these images and this recipe; errors as for :func:`make_plan`."""
         recipe = self.network.recipe

@@ -253,6 +253,10 @@ class Site:
             )
             raise SettingsError(message)
         if self._bench is None or self._bench.network.recipe.digest() != recipe.digest():
+            if self._bench is not None and _is_alike(recipe, self._bench.network.recipe):
+                network = MediClip(self._bench.material.backbone, recipe, self._taps)
+                self._bench = self._bench.with_network(network)
+                return self._bench
             material = self._material(Preprocess(recipe.image_size, recipe.policies))
             network = MediClip(material.backbone, recipe, self._taps)
             material.check_units(self._privacy)
@@ -262,5 +266,9 @@ class Site:
 
 def _shares_no_more(asked: Recipe, agreed: Recipe) -> bool:
     """Say whether a recipe is the agreed one, or that with further groups that stay at the site."""
-    alike = asked.model_copy(update={"private": agreed.private})
-    return alike.digest() == agreed.digest() and set(agreed.private) <= set(asked.private)
+    return _is_alike(asked, agreed) and set(agreed.private) <= set(asked.private)
+
+
+def _is_alike(first: Recipe, second: Recipe) -> bool:
+    """Say whether two recipes differ at most in what is private."""
+    return first == second.model_copy(update={"private": first.private})

@@ -111,20 +111,47 @@ class NormalityMemory:
         Returns:
             Maps and scores: 0.5 for what is usual, rising with every spread above it, never reaching 1.
         """
-        features = pooled_features(tokens, self.settings.neighbourhood)
-        distance = nearest_around(features, self.focal.float(), self.settings.radius)
-        joint = self._joint(distance, margin)
-        evidence = self.norms["focal"].standardise(image_score(joint, self.top_share))
-        if len(self.diffuse):
-            spread_out = nearest_anywhere(_directions(tokens[0]), self.diffuse.float()).mean((1, 2))
-            evidence = torch.logaddexp(evidence, self.norms["diffuse"].standardise(spread_out))
+        joint, scores = self.weigh(self.compare(tokens), margin)
         full = nn.functional.interpolate(
             _smooth(joint, self.settings.smoothing).unsqueeze(1),
             size=(size, size),
             mode="bilinear",
             align_corners=True,
         )
-        return Judgement(_bounded(full[:, 0]), _bounded(evidence))
+        return Judgement(_bounded(full[:, 0]), scores)
+
+    def compare(self, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Look for the likes of tokens: the part of a judgement in which no trained tensor takes part.
+
+        Args:
+            tokens: One ``(B, h, w, C)`` tensor a tap.
+
+        Returns:
+            Distances ``(B, h, w)``, and the mean distance of the first tap's tokens ``(B,)`` or None where
+            the memory has no diffuse part. Memories of the same images give the same.
+        """
+        features = pooled_features(tokens, self.settings.neighbourhood)
+        distance = nearest_around(features, self.focal.float(), self.settings.radius)
+        if not len(self.diffuse):
+            return distance, None
+        return distance, nearest_anywhere(_directions(tokens[0]), self.diffuse.float()).mean((1, 2))
+
+    def weigh(self, compared: tuple[Tensor, Tensor | None], margin: Tensor) -> tuple[Tensor, Tensor]:
+        """Join what :meth:`compare` found with a text map.
+
+        Args:
+            compared: What it gave.
+            margin: ``(B, h, w)`` of the text map.
+
+        Returns:
+            The joint map ``(B, h, w)`` in spreads, and scores ``(B,)`` in (0, 1).
+        """
+        distance, spread_out = compared
+        joint = self._joint(distance, margin)
+        evidence = self.norms["focal"].standardise(image_score(joint, self.top_share))
+        if spread_out is not None:
+            evidence = torch.logaddexp(evidence, self.norms["diffuse"].standardise(spread_out))
+        return joint, _bounded(evidence)
 
     def arrays(self) -> dict[str, NDArray[np.float16]]:
         """Give what a model file keeps, by name."""

@@ -70,6 +70,8 @@ def flowers(strategy, number, current, tensors):
 FLOWERS = {
     "fedavg": lambda: FedAvg(**COMMON),
     "fedprox": lambda: FedAvg(**COMMON),  # the pull acts at the sites
+    "personal": lambda: FedAvg(**COMMON),  # what is private is at the sites
+    "clustered": lambda: FedAvg(**COMMON),  # of all sites, and of those of a cluster
     "fedadam": lambda: FedAdam(**COMMON, eta=0.05),
     "fedmedian": lambda: FedMedian(**COMMON),
     "fedtrimmedavg": lambda: FedTrimmedAvg(**COMMON, beta=0.2),

@@ -287,3 +287,26 @@ def test_the_demo_leaves_a_report_that_a_browser_shows(tmp_path):
         pixels = np.asarray(page.convert("RGB")).reshape(-1, 3).astype(int)
     colourful = (pixels.max(1) - pixels.min(1) > 60).mean()
     assert colourful > 0.01  # the maps are there; a page that failed to draw is grey
+
+
+@pytest.mark.parametrize("strategy", ["personal", "clustered"])
+def test_sites_that_end_with_models_of_their_own_are_tested_with_them(ground, tmp_path, strategy):
+    out = tmp_path / "run"
+    chosen = ("--strategy", strategy, "--methods", "local,federated,kept", "--json")
+    answer = call(*words(ground, out, *chosen, sets=("brain", "breast"), sites=4))
+    assert answer.code == 0, answer.err
+    rows = json.loads(answer.out)["rows"]
+    assert {row["method"] for row in rows} == {"local", "federated", "kept"}
+    files = {file.stem for file in (out / "models").iterdir()}
+    sites = [f"site-{number}" for number in range(1, 5)]
+    assert files == {f"{method}-{site}" for method in ("local", "federated", "kept") for site in sites}
+    scored = {(r["method"], r["site"]): r["image_auroc"] for r in rows}
+    for site in sites:
+        kept = tensors(out, f"kept-{site}")
+        (same,) = {
+            name
+            for name in ("local", "federated")
+            if all(np.array_equal(kept[n], v) for n, v in tensors(out, f"{name}-{site}").items())
+        } or {"tuned"}
+        if same != "tuned":
+            assert scored["kept", site] == scored[same, site]

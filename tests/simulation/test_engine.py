@@ -16,6 +16,9 @@ from mediclip.errors import CheckpointError, FederationError, SettingsError
 from mediclip.exchange.codecs import CODEC_NAMES, FLOAT32, agreed_codec, named_codec
 from mediclip.exchange.packet import PACKET, PACKET_DTYPE, PACKET_KIND, from_packet
 from mediclip.protocol import (
+    DESCRIPTOR,
+    DESCRIPTOR_KEYS,
+    FINAL_KEYS,
     METRIC_NAMES,
     NUM_EXAMPLES,
     PARCEL_KEYS,
@@ -88,8 +91,10 @@ def test_each_strategy_gives_a_model_of_its_own_except_those_that_agree_on_equal
     }
     pairs = [(a, b) for a in STRATEGIES for b in STRATEGIES if a < b]
     same = {(a, b) for a, b in pairs if largest_difference(found[a], found[b]) < 1e-9}
-    # Of three sites the trimmed mean cuts one at each end: it is the median.
-    assert same == {("fedmedian", "fedtrimmedavg")}
+    # Of three sites the trimmed mean cuts one at each end: it is the median. Where nothing is private and all
+    # sites are alike, both of ours are plain averaging.
+    ours = {("clustered", "fedavg"), ("clustered", "personal"), ("fedavg", "personal")}
+    assert same == {("fedmedian", "fedtrimmedavg"), *ours}
 
 
 def test_training_lowers_the_loss_on_the_sites_own_anomalies(tmp_path):
@@ -139,7 +144,15 @@ def check_message(message, codec=FLOAT32):
         assert set(content) == {"config"}
         assert set(content["config"]) == (ROLL_CALL_KEYS if is_request else PRESENT_KEYS)
         return
-    assert metadata.message_type == "train"
+    if metadata.message_type == f"query.{DESCRIPTOR}":
+        assert set(content) == ({"config"} if is_request else {"metrics"})
+        (record,) = content.values()
+        assert set(record) == (DESCRIPTOR_KEYS if is_request else {DESCRIPTOR})
+        return
+    if metadata.message_type == "evaluate" and not is_request:
+        assert {name: dict(record) for name, record in content.items()} == {"metrics": {}}
+        return
+    assert metadata.message_type in {"train", "evaluate"}
     assert set(content) == {"arrays", "config"} | (set() if is_request else {"metrics"})
     arrays, facts = content["arrays"], content["config"]
     packet = arrays[PACKET]
@@ -154,7 +167,9 @@ def check_message(message, codec=FLOAT32):
     for spec in tiny_schema().tensors:
         value = read.decode(spec, tensors[spec.name])
         assert np.isfinite(value).all()
-    if is_request:
+    if metadata.message_type == "evaluate":
+        assert set(facts) == FINAL_KEYS
+    elif is_request:
         assert TRAIN_KEYS - {"proximal-mu"} <= set(facts) <= TRAIN_KEYS
         assert facts["answer-codec"] == codec.name
     else:
@@ -169,7 +184,8 @@ def check_message(message, codec=FLOAT32):
 def test_every_message_of_a_run_holds_trainables_allowed_metrics_and_fixed_keys_alone(tmp_path, strategy):
     messages = []
     run(tmp_path, strategy=strategy, proximal_mu=0.1, on_message=messages.append)
-    assert len(messages) == 3 * 2 * (1 + 2)
+    # A roll call and two rounds; clusters ask for a descriptor and send a model at the end besides.
+    assert len(messages) == 3 * 2 * (1 + 2 + (2 if strategy == "clustered" else 0))
     for message in messages:
         check_message(message)
         assert len(get_all_nested_objects(message)) <= 7  # a request each, on each leg of its way

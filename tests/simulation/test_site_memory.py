@@ -27,15 +27,16 @@ def scenario(tmp_path_factory):
 
 def networks(scenario, memory):
     recipe = tiny_recipe().model_copy(update={"memory": memory})
-    names = ["untrained", "federated", "centralised", *(f"local/{site.name}" for site in scenario.sites)]
+    names = ["untrained", "federated", "centralised"]
+    names += [f"{method}/{site.name}" for method in ("local", "kept") for site in scenario.sites]
     return {name: MediClip(tiny_backbone(), recipe).initialise(i) for i, name in enumerate(names)}
 
 
 def test_without_a_memory_the_networks_are_tested_as_they_are(scenario):
     trained = networks(scenario, None)
     found = networks_to_test(scenario, "brain", trained, METHODS, seed=0)
-    locals_ = [f"local/{site.name}" for site in scenario.sites_of("brain")]
-    assert list(found) == ["untrained", *locals_, "federated", "centralised"]
+    own = {m: [f"{m}/{site.name}" for site in scenario.sites_of("brain")] for m in ("local", "kept")}
+    assert list(found) == ["untrained", *own["local"], "federated", *own["kept"], "centralised"]
     assert all(found[name] is trained[name] for name in found)
 
 
@@ -49,7 +50,7 @@ def test_with_one_every_site_judges_by_its_own_scans_and_shares_none(scenario):
     for site in sites:
         train = scenario.datasets["brain"].train
         images = torch.from_numpy(load_images([train[i] for i in site.support], Preprocess(SIZE)))
-        for method in ("local", "federated"):
+        for method in ("local", "federated", "kept"):
             network = found[f"{method}/{site.name}"]
             with torch.no_grad():
                 own = network.judge(network.tokens(images)).maps.mean()

@@ -237,6 +237,7 @@ def test_an_end_outside_the_policy_is_refused_and_logged_and_nothing_is_written(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 def test_a_real_daemon_takes_a_model_in_and_status_says_which_it_kept(tmp_path):
     kit = make_kit(tmp_path, metrics=[*METRIC_NAMES, *FINAL_METRIC_NAMES])
     with daemon(kit):
