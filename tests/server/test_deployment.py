@@ -5,16 +5,22 @@ from dataclasses import replace
 
 import pytest
 
+from client.kit import Kit
+from client.service.audit import read
 from client.service.site import Site
 from client.settings import load_site_settings
 from mediclip.model.backbone import load_backbone
 from mediclip.model.network import MediClip
+from mediclip.model.trainables import shared_schema
+from mediclip.training.checkpoint import load_model
 from server.app import HISTORY
+from server.conclusion import CONCLUSION
 from server.federation import load_federation
 from server.flower_processes import free_port
 from server.history import History
 from server.provision import provision
 from server.status import read_status
+from simulation.ended_runs import read_models
 from simulation.engine import run_in_process
 from tests.deployment import (
     complete_kit,
@@ -132,3 +138,37 @@ def test_a_site_that_is_revoked_while_the_run_goes_on_is_out_and_the_others_fini
     status = read_status(out)
     assert (status.phase, [site.name for site in status.sites]) == ("finished", ["north"])
     assert [row["site"] for row in History(out / HISTORY).read()[-1]["sites"]] == ["north"]
+
+
+def test_private_parts_clusters_and_the_safeguard_end_as_in_one_process(deploy, tmp_path):
+    recipe = tiny_recipe().model_copy(update={"private": ("normal_prompts",)})
+    options = {"strategy": "clustered", "safeguard": True}
+    federation, kits = deploy(
+        ["north", "south", "west"],
+        2,
+        settings=lambda _: {"share_descriptor": True},
+        training=recipe,
+        **options,
+    )
+    out, log = tmp_path / "run", tmp_path / "run.log"
+    with running_sites(kits), coordinator(federation, out) as process:
+        assert process.wait(240) == 0, log.read_text()
+    names = [kit.name for kit in kits]
+    ended = json.loads((out / CONCLUSION).read_text())
+    assert ended == {"sites": {name: {} for name in names}, "refused": []}, log.read_text()
+    plan = replace(
+        tiny_plan(tmp_path / "here", rounds=2, **options),
+        recipe=recipe,
+        schema=shared_schema(tiny_schema(), recipe.private),
+    )
+    opened = [Site.open(load_site_settings(kit / "site.toml"), tiny_backbone()) for kit in kits]
+    here = run_in_process(plan, opened)
+    assert largest_difference(tensors_of(out / "final.safetensors"), here.tensors) <= 1e-5
+    for name, wanted in read_models(plan.out, names).items():
+        (folder,) = (Kit(tmp_path / "kits" / name).models).iterdir()
+        found = {path.stem: load_model(path).tensors for path in folder.glob("*.safetensors")}
+        assert set(found) == {"personal", "tuned", "local", "model"}
+        for candidate, tensors in wanted.candidates.items():
+            assert largest_difference(found[candidate], tensors) <= 1e-5
+        left = [line["event"] for line in read(Kit(tmp_path / "kits" / name).audit)]
+        assert left.count("described") == left.count("concluded") == 1
