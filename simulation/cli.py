@@ -158,7 +158,7 @@ def demo(
 ) -> None:
     """Let three hospitals with different organs train together on phantom scans; no network, no real data.
 
-    The backbone is 'embedded': a small CLIP with seeded weights that was never trained. An earlier demo in
+    The backbone is 'embedded', a compact CLIP that was pretrained on drawn scans alone. An earlier demo in
     the same folder is replaced.
 
     Example:  mediclip simulate demo --out demo
@@ -196,7 +196,7 @@ def demo(
     _compare(scenario, read, settings, title=title, resume=False, as_json=as_json)
     if not as_json:
         console.out.print(
-            "Phantoms and an untrained backbone show that everything works, not how well it can.\n"
+            "Drawn scans show that everything works, not how well it works on patients.\n"
             "Next, with your scans in my-scans/normal and my-scans/abnormal:\n"
             "  mediclip train --data my-scans --shots 16 --backbone local-dir:DIR --out runs/mine",
             soft_wrap=True,

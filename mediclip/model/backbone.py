@@ -2,7 +2,7 @@
 
 Only this module and the pretraining of one import open_clip. A backbone is named by a *spec*:
 
-    embedded                    the compact CLIP inside this package (seeded weights, not pretrained)
+    embedded                    the compact CLIP inside this package, pretrained on generated images alone
     local-dir:FOLDER            open_clip_config.json and a weights file, for machines without a network
     NAME:TAG                    an open_clip model and pretrained tag, downloaded by open_clip
     NAME:FILE                   an open_clip model and a checkpoint file; OpenAI's weights were trained with
@@ -22,9 +22,10 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.model import CLIP
+from open_clip.model import CLIP, resize_pos_embed
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from mediclip.config import Precision
@@ -32,10 +33,9 @@ from mediclip.errors import BackboneError, SettingsError, TapError
 from mediclip.model.backbone_digest import backbone_digest
 from mediclip.model.frozen_blocks import FrozenBlock, Packing, freeze_blocks, has_native_bfloat16
 from mediclip.model.trainables import BackboneShapes
-from mediclip.rng import generator
 
 EMBEDDED = "embedded"
-EMBEDDED_SEED = 2405_11315
+_RANDOM_SEED = 2405_11315
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -338,7 +338,7 @@ def _from_open_clip(spec: str, image_size: int | None) -> Backbone:
     try:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.default_generator.manual_seed(EMBEDDED_SEED)  # manual_seed would reach the GPUs' too
+            torch.default_generator.manual_seed(_RANDOM_SEED)  # manual_seed would reach the GPUs' too
             clip = open_clip.create_model(**options)
     except Exception as error:  # open_clip raises whatever its many readers raise
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -400,28 +400,15 @@ def backbone_from_weights(
 
 
 def _embedded(image_size: int | None) -> Backbone:
-    text = (resources.files("mediclip") / "model" / "embedded.json").read_text(encoding="utf-8")
-    config = json.loads(text)["model_cfg"]
-    if image_size is not None:
+    folder = resources.files("mediclip") / "model" / "embedded"
+    config = json.loads((folder / "open_clip_config.json").read_text(encoding="utf-8"))["model_cfg"]
+    stored = load((folder / "open_clip_model.safetensors").read_bytes())
+    weights = {name: value.float() for name, value in stored.items()}
+    if image_size is not None and image_size != config["vision_cfg"]["image_size"]:
         config["vision_cfg"]["image_size"] = image_size
-    with torch.random.fork_rng(devices=[]):
-        clip = CLIP(**config)
-    _fill_with_seeded_weights(clip)
-    return Backbone(clip, spec=EMBEDDED)
-
-
-def _fill_with_seeded_weights(clip: nn.Module) -> None:
-    """Draw every weight from its own named stream, so that they agree on every machine and torch version."""
-    with torch.no_grad():
-        for name, value in clip.named_parameters():
-            if value.ndim < 2:
-                is_scale = name.endswith("weight")
-                value.fill_(1.0 if is_scale else 0.0)
-                continue
-            is_embedding = name.endswith(("positional_embedding", "token_embedding.weight"))
-            std = 0.02 if is_embedding else math.prod(value.shape[1:]) ** -0.5
-            drawn = generator(EMBEDDED_SEED, "embedded", name).standard_normal(value.shape, dtype="float32")
-            value.copy_(torch.from_numpy(drawn * std))
+        with torch.device("meta"):
+            resize_pos_embed(weights, CLIP(**config))
+    return backbone_from_weights(config, weights, spec=EMBEDDED)
 
 
 @functools.cache

@@ -69,7 +69,7 @@ def test_a_mask_that_cannot_be_used_is_named_by_its_index(kind, scans, model, tm
 @pytest.mark.parametrize(
     ("more", "code", "said"),
     [
-        (("--taps", "2,9"), 4, "Taps must be rising block numbers in [1, 4]"),
+        (("--taps", "2,10"), 4, "Taps must be rising block numbers in [1, 9]"),
         (("--taps", "two"), 2, "--taps must be whole numbers"),
         (("--recipe", "nonsense"), 2, "A recipe must be one of default, reference"),
         (("--backbone", "nonsense"), 4, "A backbone must be"),

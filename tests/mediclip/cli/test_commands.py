@@ -24,7 +24,7 @@ def test_training_writes_model_history_and_configuration(train, tmp_path):
     assert told["steps"] == 2
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["run"]["shots"] == 4
-    assert config["network"]["taps"] == [2, 3, 4]
+    assert config["network"]["taps"] == [5, 7, 9]
     assert len(config["network"]["backbone"]["sha256"]) == 64
     lines = (tmp_path / "run" / "history.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]

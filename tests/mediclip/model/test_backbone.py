@@ -1,6 +1,7 @@
 """Loading, naming and telling backbones apart."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -8,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import mediclip.model
 from mediclip.errors import BackboneError, SettingsError
 from mediclip.model.backbone import (
     OPENAI_MEAN,
@@ -17,13 +19,14 @@ from mediclip.model.backbone import (
     backbone_from_weights,
     load_backbone,
 )
+from simulation.pretraining.settings import load_settings
 
 CONFIG = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
-EMBEDDED_SHA256 = "0c8798faed4ce489c704e3f5e82472a7f94f6a41b3853ff9aa2eca94edb348cf"
+EMBEDDED = Path(mediclip.model.__file__).parent / "embedded"
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +144,29 @@ def test_a_random_architecture_is_the_same_each_time_whatever_was_drawn_before()
         assert load_backbone("ViT-S-32-alt:random").sha256 == first
 
 
-def test_the_embedded_backbone_is_the_same_everywhere():
-    # Drawn by NumPy's PCG64 in float32 and scaled by one product: no step depends on platform or torch.
-    assert load_backbone("embedded").sha256 == EMBEDDED_SHA256
+def test_the_embedded_backbone_is_what_its_recipe_and_card_say_and_small():
+    recipe = json.loads((EMBEDDED / "pretraining.json").read_text())
+    assert load_backbone("embedded").sha256 == recipe["sha256"]
+    assert recipe["settings"] == load_settings().model_dump(mode="json")
+    assert recipe["sha256"] in (EMBEDDED / "MODEL_CARD.md").read_text()
+    assert sum(file.stat().st_size for file in EMBEDDED.iterdir()) <= 20e6
+
+
+def test_open_clip_reads_the_embedded_backbone_as_we_do():
+    ours, theirs = load_backbone("embedded"), open_clip.create_model(f"local-dir:{EMBEDDED}").eval()
+    images = torch.rand(2, 224, 224, generator=torch.Generator().manual_seed(0))
+    ids = open_clip.tokenize(["normal.", "a focal lesion."])
+    with torch.no_grad():
+        pixels = ours.normalise(images)
+        assert torch.allclose(ours.visual(pixels), theirs.encode_image(pixels), atol=1e-5)
+        found = ours.encode_embedded_text(ours.embed(ids), ids.argmax(1), causal=True)
+        assert torch.allclose(found, theirs.encode_text(ids), atol=1e-5)
+
+
+def test_the_embedded_backbone_takes_other_sizes():
+    backbone = load_backbone("embedded", image_size=64)
+    assert backbone.image_size == 64
+    assert backbone.visual.positional_embedding.shape[0] == 1 + 4 * 4
 
 
 def test_position_embeddings_are_resized_for_another_image_size(folder):

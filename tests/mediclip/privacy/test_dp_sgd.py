@@ -128,7 +128,7 @@ def test_the_noise_of_a_step_has_the_stated_size():
         made = network(adapter_rank=4, betas=(0.0, 0.0))
         before = made.trainables()
         train_with_noise(made, views(adapter_rank=4), GradientNoise(1.0, 2.0, 0.5), Nobody(), steps=1)
-        gradient = made.adapter["2"].up.grad
+        gradient = made.adapter[str(made.taps[0])].up.grad
         sums.append(gradient.flatten())
         assert any(not np.array_equal(before[n], v) for n, v in made.trainables().items())
     deviation = float(torch.cat(sums).std())
