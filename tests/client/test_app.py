@@ -132,7 +132,7 @@ def test_a_roll_call_names_site_tensors_and_code(ask):
 
 
 def test_a_site_that_cannot_train_still_answers_the_roll_call_by_name_with_a_word(ask):
-    card = ask(question(), tiny_site(0, taps=(1, 9)), "query.roll_call").content["config"]
+    card = ask(question(), tiny_site(0, taps=(1, 10)), "query.roll_call").content["config"]
     assert (card["site"], card["error"], card["schema-digest"], card["codec"]) == ("site-0", "taps", "", "")
 
 

@@ -72,7 +72,7 @@ def test_a_kit_in_order_has_no_fault_and_shows_exactly_what_would_leave(kit, lin
     before = link.nodes()
     main_exits(["client", "check", "--kit", str(kit.folder)], 0)
     shown = capsys.readouterr().out
-    for name in ("adapter.2.weight", "prompt.abnormal.end", "number of images", "val_loss", "train_loss"):
+    for name in ("adapter.5.weight", "prompt.abnormal.end", "number of images", "val_loss", "train_loss"):
         assert name in shown
     preflight = Preflight(kit.folder)
     assert [(f.name, f.is_good) for f in preflight.findings()] == [(name, True) for name in ALL]

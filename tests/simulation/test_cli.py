@@ -108,10 +108,14 @@ def test_a_folder_with_an_earlier_run_is_left_alone_and_another_run_does_not_res
     [
         (("--data", "nameless"), 2, "--data must be NAME=DIR"),
         (("--sites", "9"), 3, "9 sites of at least 3 images need 27 images"),
-        (("--taps", "99"), 4, "Taps must be rising block numbers in [1, 4]"),
+        (("--taps", "99"), 4, "Taps must be rising block numbers in [1, 9]"),
         (("--engine", "cloud"), 2, "cloud"),
         (("--strategy", "best"), 2, "best"),
-        (("--methods", "local,magic"), 2, "--methods must be some of untrained,local,federated,centralised"),
+        (
+            ("--methods", "local,magic"),
+            2,
+            "--methods must be some of untrained,local,federated,kept,centralised",
+        ),
         (("--partition", "dirichlet", "--alpha", "-1"), 2, "'alpha' of a Dirichlet split must be in (0"),
         (("--data", "brain2=nowhere"), 3, "The data folder of 'brain2' must exist"),
     ],

@@ -21,6 +21,7 @@ _META_AT: Final = 132
 _META_GROUP: Final = 2
 _TRANSFER_SYNTAX: Final = BaseTag(0x00020010)
 _CHARACTER_SET: Final = BaseTag(0x00080005)
+_UID: Final = frozenset(b"0123456789.")
 _PIXELS: Final = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
 # What a command, or the end of an item, would be.
 _STRANGE_GROUPS: Final = frozenset({0x0000, _META_GROUP, 0xFFFE})
@@ -54,7 +55,10 @@ def transfer_syntax_of(head: bytes) -> tuple[str, int] | None:
             length, start = _LENGTH.unpack_from(head, at + 8)[0], at + 12
         at = start + length
         if group << 16 | element == _TRANSFER_SYNTAX:
-            uid = head[start:at].decode("ascii", "replace").rstrip(" \0")
+            value = head[start:at].rstrip(b" \0")
+            if not set(value) <= _UID:
+                return None
+            uid = value.decode("ascii")
     return None
 
 

@@ -167,7 +167,7 @@ def strange_recipe(**changes):
             (PromptError, SettingsError),
             "at least one phrase",
         ),
-        ({"taps": (1, 9)}, {}, TapError, r"\[1, 4\]"),
+        ({"taps": (1, 10)}, {}, TapError, r"\[1, 9\]"),
         ({"max_rounds": 3}, {"number": 4}, FederationError, "at most 3"),
         (
             {"recipe": tiny_recipe().model_copy(update={"name": "ours", "epochs": 3})},
@@ -198,7 +198,7 @@ def test_a_refused_request_leaves_the_site_as_it_was():
         ({"shots": SHOTS + 1}, SupportSetError),
         ({"shots": None, "support": [SHOTS]}, SupportSetError),
         ({"backbone_sha256": "0" * 64}, BackboneError),
-        ({"taps": [9]}, TapError),
+        ({"taps": [10]}, TapError),
     ],
 )
 def test_a_site_that_cannot_work_says_so_when_it_is_asked_without_a_path(folder, change, error):
