@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from mediclip.config import Recipe
 from mediclip.exchange.parcel import pack_values
 from mediclip.model.trainables import Schema, Trainables
-from mediclip.protocol import ARRAYS, CONFIG, FINAL_METRIC_NAMES, METRICS, error_word
+from mediclip.protocol import ARRAYS, CONFIG, FINAL_METRIC_NAMES
 from mediclip.training.checkpoint import write_atomically
 from server.collection import to_records
+from server.replies import numbers_of
 from server.roster import NO_ANSWER, Roster
 from server.settings import RunSettings
 from server.stream import ReplyStream
@@ -138,12 +139,10 @@ def _request(
 
 
 def _judged(reply: Message) -> tuple[dict[str, float], str]:
-    """Read a site's numbers, or why there are none: nothing about a reply is trusted."""
-    if reply.has_error():
-        return {}, f"site-{error_word(reply.error.code)}"
-    numbers = reply.content.get(METRICS)
-    if set(reply.content) != {METRICS} or not isinstance(numbers, MetricRecord):
-        return {}, "records"
+    """Read a site's numbers, or why there are none."""
+    numbers, reason = numbers_of(reply)
+    if reason:
+        return {}, reason
     found: dict[str, float] = {}
     for name, value in numbers.items():
         if name not in FINAL_METRIC_NAMES:

@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
-from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from mediclip.protocol import CONFIG, DESCRIPTOR, METRICS, error_word
+from mediclip.protocol import CONFIG, DESCRIPTOR
 from server.clusters import Clusters, Descriptor
+from server.replies import numbers_of
 from server.roster import NO_ANSWER, Roster
 from server.stream import ReplyStream
 
@@ -77,16 +78,10 @@ class Descriptors:
 
 
 def _judged(reply: Message) -> tuple[Descriptor, str]:
-    """Read a descriptor, or why there is none: nothing about a reply is trusted."""
-    if reply.has_error():
-        return (), f"site-{error_word(reply.error.code)}"
-    numbers = reply.content.get(METRICS)
-    if (
-        set(reply.content) != {METRICS}
-        or not isinstance(numbers, MetricRecord)
-        or set(numbers) != {DESCRIPTOR}
-    ):
-        return (), "records"
+    """Read a descriptor, or why there is none."""
+    numbers, reason = numbers_of(reply)
+    if reason or set(numbers) != {DESCRIPTOR}:
+        return (), reason or "records"
     values = numbers[DESCRIPTOR]
     if not isinstance(values, list) or not 1 <= len(values) <= _LONGEST:
         return (), "values"
