@@ -31,6 +31,9 @@ _MAX_VALUES: Final = 2**26
 _DTYPES: Final = ("uint8", "float32", "bool")
 _MAX_HEAD_BYTES: Final = 2**16
 _PIPE_BYTES: Final = 2**20
+# Arrays of an image's size are made and dropped for each file. glibc would give them back to the system and
+# fetch zeroed pages for the next, which takes as long as decoding; other C libraries ignore these.
+_KEPT_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**26)}
 
 
 class DecoderProcess:
@@ -46,7 +49,7 @@ class DecoderProcess:
             stdout=subprocess.PIPE,
             bufsize=0,  # a buffer would hide what has come
             stderr=subprocess.DEVNULL,  # libraries in C write there, about what stands in a file
-            env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(paths)},
+            env=os.environ | threads | _KEPT_MEMORY | {"PYTHONPATH": os.pathsep.join(paths)},
         )
         self._in, self._out = (
             cast("IO[bytes]", pipe) for pipe in (self._process.stdin, self._process.stdout)

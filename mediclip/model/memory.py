@@ -12,6 +12,7 @@ and the two are joined by a soft maximum, ln(e^focal + e^diffuse), since a disea
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -131,10 +132,10 @@ class NormalityMemory:
             the memory has no diffuse part. Memories of the same images give the same.
         """
         features = pooled_features(tokens, self.settings.neighbourhood)
-        distance = nearest_around(features, self.focal.float(), self.settings.radius)
+        distance = nearest_around(features, self._focal_by_place, self.settings.radius)
         if not len(self.diffuse):
             return distance, None
-        return distance, nearest_anywhere(_directions(tokens[0]), self.diffuse.float()).mean((1, 2))
+        return distance, nearest_anywhere(_directions(tokens[0]), self._diffuse_exact).mean((1, 2))
 
     def weigh(self, compared: tuple[Tensor, Tensor | None], margin: Tensor) -> tuple[Tensor, Tensor]:
         """Join what :meth:`compare` found with a text map.
@@ -188,6 +189,15 @@ class NormalityMemory:
         if not fits:
             raise _unusable()
         return memory
+
+    @cached_property
+    def _focal_by_place(self) -> Tensor:
+        """``(K, h, w, L·C)`` float32 lying in memory as ``(h, w, K, L·C)``: each image would redo it."""
+        return self.focal.permute(1, 2, 0, 3).float().contiguous().permute(2, 0, 1, 3)
+
+    @cached_property
+    def _diffuse_exact(self) -> Tensor:
+        return self.diffuse.float()
 
     def _joint(self, distance: Tensor, margin: Tensor) -> Tensor:
         joint = self.norms["distance"].standardise(distance)

@@ -47,7 +47,8 @@ def nearest_around(queries: Tensor, memory: Tensor, radius: int, *, leave_own_ou
         ``(B, h, w)`` one minus the largest cosine, in [0, 2].
     """
     height, width = queries.shape[1:3]
-    # Rearranged once, so that what lies in a row is one batch of products and nothing is copied again.
+    # Rearranged once, unless it already lies so in memory: what is in a row is one batch of products then,
+    # and nothing is copied again.
     asked, known = queries.permute(1, 2, 0, 3).contiguous(), memory.permute(1, 2, 0, 3).contiguous()
     best = queries.new_full(asked.shape[:3], -1.0)  # (h, w, B)
     for row in range(height):
