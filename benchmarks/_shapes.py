@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from open_clip.model import CLIP
 from scipy import ndimage
 
-from mediclip.model.backbone import Backbone, backbone_from_weights, load_backbone
+from mediclip.model.backbone import Backbone
+from mediclip.model.backbone_loading import backbone_from_weights, load_backbone
 from mediclip.rng import generator
 
 SIZE = 224

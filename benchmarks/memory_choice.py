@@ -22,7 +22,7 @@ from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.support import draw_support
 from mediclip.evaluation.image_metrics import image_auroc
 from mediclip.evaluation.pixel_metrics import PixelMetrics
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.known_tokens import KnownTokens
 from mediclip.model.memory import build_memory
 from mediclip.model.network import MediClip

@@ -18,7 +18,7 @@ from PIL import Image
 
 from benchmarks._deployment import finish, running, toml, write_federation
 from benchmarks.harness import Benchmark, Outcome
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from server.history import History
 
 _SHOTS: Final = 4

@@ -13,7 +13,7 @@ from benchmarks._shapes import draw_images
 from benchmarks.harness import Benchmark, Outcome, compare
 from mediclip.config import load_recipe
 from mediclip.data.preprocess import Preprocess
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.training.checkpoint import save_model
 

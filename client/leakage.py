@@ -23,7 +23,7 @@ from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.samples import NORMAL
 from mediclip.errors import SupportSetError
 from mediclip.evaluation.duplicates import image_digest
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import initial_trainables
 from mediclip.privacy.membership import Detection, detect, loss_scores, span_scores

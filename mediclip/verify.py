@@ -20,7 +20,7 @@ from torch import Tensor
 from mediclip.config import CLASSES, PromptSettings, Recipe, Settings
 from mediclip.errors import BackboneError, PromptError, SettingsError, VerificationError
 from mediclip.model.anomaly_map import image_score
-from mediclip.model.backbone import backbone_from_weights
+from mediclip.model.backbone_loading import backbone_from_weights
 from mediclip.model.network import MediClip
 from mediclip.training.losses import anomaly_loss, dice_loss, focal_loss
 

@@ -27,7 +27,8 @@ from mediclip.data.samples import has_masks
 from mediclip.errors import CheckpointError, SettingsError
 from mediclip.evaluation.duplicates import Fingerprint, fingerprint
 from mediclip.exchange.codecs import CodecName
-from mediclip.model.backbone import Backbone, load_backbone
+from mediclip.model.backbone import Backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Trainables, initial_trainables
 from mediclip.training.checkpoint import load_model, save_model, write_atomically

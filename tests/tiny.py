@@ -11,7 +11,7 @@ from client.service.site import Site
 from mediclip.config import load_recipe
 from mediclip.exchange.codecs import named_codec
 from mediclip.exchange.parcel import pack_values
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Schema, TensorSpec, initial_trainables
 from mediclip.protocol import METRIC_NAMES

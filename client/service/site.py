@@ -21,7 +21,8 @@ from client.settings import SiteSettings
 from mediclip.config import Recipe, load_recipe
 from mediclip.data.preprocess import Preprocess, SquareCache
 from mediclip.errors import BackboneError, FederationError, SchemaError, SettingsError
-from mediclip.model.backbone import Backbone, load_backbone
+from mediclip.model.backbone import Backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.descriptor import describe
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import Schema, check_trainables

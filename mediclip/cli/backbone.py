@@ -42,7 +42,7 @@ def describe(spec: str, recipe: str = "default") -> dict[str, Any]:
         SettingsError: If the recipe cannot be used.
     """
     from mediclip.config import load_recipe
-    from mediclip.model.backbone import load_backbone
+    from mediclip.model.backbone_loading import load_backbone
 
     loaded = load_backbone(spec, image_size=load_recipe(recipe).image_size)
     return {

@@ -10,7 +10,7 @@ from mediclip.data.preprocess import Preprocess
 from mediclip.data.samples import Dataset
 from mediclip.errors import CheckpointError, ManifestError
 from mediclip.evaluation.calibration import Calibration
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.training.checkpoint import ModelFile, load_model
 from mediclip.training.private import stored_calibration, stored_memory

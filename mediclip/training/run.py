@@ -13,7 +13,7 @@ from mediclip.data.manifest import open_dataset
 from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.data.support import draw_support
 from mediclip.evaluation.duplicates import image_digest
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.memory import build_memory
 from mediclip.model.network import MediClip
 from mediclip.training.batch import Progress

@@ -16,7 +16,8 @@ from mediclip.data.samples import Dataset
 from mediclip.errors import CheckpointError, MediClipError
 from mediclip.evaluation.duplicates import Fingerprint
 from mediclip.evaluation.predict import Prediction, predict, summarise
-from mediclip.model.backbone import Backbone, load_backbone
+from mediclip.model.backbone import Backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.training.checkpoint import write_atomically
 from simulation.compare import judge_set, predict_set
 from simulation.experiment import Experiment, ExperimentSettings, Trained

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from mediclip.config import load_recipe
 from mediclip.errors import SettingsError
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.training.checkpoint import versions, write_atomically
 from mediclip.training.run import findable_spec
 from simulation.paper.catalogue import LAYOUT, PAPER_SETS, Found, find_sets

@@ -12,7 +12,8 @@ import torch
 from safetensors.numpy import save
 from torch import Tensor
 
-from mediclip.model.backbone import OPENAI_MEAN, OPENAI_STD, Backbone, load_backbone
+from mediclip.model.backbone import OPENAI_MEAN, OPENAI_STD, Backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.training.checkpoint import versions, write_atomically
 from simulation.pretraining.judge import ZeroShot
 from simulation.pretraining.settings import PretrainSettings

@@ -17,7 +17,7 @@ from client.service.audit import AuditLog
 from client.supervise import STATUS_FILE
 from mediclip.cli.main import main
 from mediclip.config import load_recipe
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.privacy.accounting import Mechanism, epsilon
 from tests.kits import PATIENT, WARD, make_kit
 from tests.superlink import coordinator, free_port, write_certificates, write_key

@@ -14,7 +14,7 @@ from mediclip.data.preprocess import Preprocess
 from mediclip.errors import BackboneError, CheckpointError
 from mediclip.export import export_detector
 from mediclip.model.anomaly_map import image_score
-from mediclip.model.backbone import backbone_from_weights
+from mediclip.model.backbone_loading import backbone_from_weights
 from mediclip.model.network import MediClip
 from mediclip.training.checkpoint import load_model, save_model
 from tests.tiny import SIZE, tiny_backbone, tiny_recipe, tiny_scans

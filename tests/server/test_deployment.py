@@ -9,7 +9,7 @@ from client.kit import Kit
 from client.service.audit import read
 from client.service.site import Site
 from client.settings import load_site_settings
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.network import MediClip
 from mediclip.model.trainables import shared_schema
 from mediclip.training.checkpoint import load_model

@@ -14,7 +14,7 @@ from mediclip.errors import MaskError
 from mediclip.evaluation.duplicates import fingerprint
 from mediclip.evaluation.metrics import PixelMetrics
 from mediclip.evaluation.predict import predict, predict_cases, summarise
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.model.network import MediClip
 
 SIZE = 64

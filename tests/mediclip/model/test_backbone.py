@@ -11,14 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import mediclip.model
 from mediclip.errors import BackboneError, SettingsError
-from mediclip.model.backbone import (
-    OPENAI_MEAN,
-    OPENAI_STD,
-    Backbone,
-    _weights_of,
-    backbone_from_weights,
-    load_backbone,
-)
+from mediclip.model.backbone import OPENAI_MEAN, OPENAI_STD, Backbone
+from mediclip.model.backbone_loading import _weights_of, backbone_from_weights, load_backbone
 from simulation.pretraining.settings import load_settings
 
 CONFIG = {
@@ -161,6 +155,14 @@ def test_open_clip_reads_the_embedded_backbone_as_we_do():
         assert torch.allclose(ours.visual(pixels), theirs.encode_image(pixels), atol=1e-5)
         found = ours.encode_embedded_text(ours.embed(ids), ids.argmax(1), causal=True)
         assert torch.allclose(found, theirs.encode_text(ids), atol=1e-5)
+
+
+def test_the_embedded_architecture_can_be_had_with_random_weights():
+    trained, blank = load_backbone("embedded"), load_backbone("embedded:random")
+    assert blank.name == "embedded:random"
+    assert blank.shapes == trained.shapes
+    assert blank.sha256 == load_backbone("embedded:random").sha256 != trained.sha256
+    assert load_backbone("embedded:random", image_size=64).image_size == 64
 
 
 def test_the_embedded_backbone_takes_other_sizes():

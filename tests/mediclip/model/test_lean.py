@@ -6,7 +6,7 @@ from open_clip.model import CLIP
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mediclip.config import load_recipe
-from mediclip.model.backbone import backbone_from_weights, load_backbone
+from mediclip.model.backbone_loading import backbone_from_weights, load_backbone
 from mediclip.model.contrast import contrast, enlarge, upsampling_matrix
 from mediclip.model.frozen_blocks import Packing, _attend_by_products, freeze_blocks, has_native_bfloat16
 from mediclip.model.network import MediClip

@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file
 
 from mediclip.errors import CheckpointError, SettingsError
-from mediclip.model.backbone import load_backbone
+from mediclip.model.backbone_loading import load_backbone
 from mediclip.rng import generator
 from simulation.phantom import ORGANS
 from simulation.pretraining.augment import augment
