@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mediclip.cli import console, options
-from simulation.methods import USUAL_METHODS, parse_methods
+from simulation.methods import METHODS, USUAL_METHODS, parse_methods
 from simulation.paper.cli import paper
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ def run(
     methods: Annotated[
         str,
         typer.Option(
-            help="What to compare, with commas between. Local stands for each site alone, kept for what each "
-            "site keeps in the end."
+            help=f"What to compare, with commas between: {', '.join(METHODS)}. Local stands for each site "
+            "alone, kept for what each site keeps in the end; winclip and patchcore train nothing."
         ),
     ] = ",".join(USUAL_METHODS),
     parallel: Annotated[

@@ -9,9 +9,8 @@ from typing import Any, Final, cast
 
 from mediclip.data.preprocess import Preprocess
 from mediclip.evaluation.duplicates import Fingerprint
-from mediclip.evaluation.predict import Prediction, Summary, predict, predict_cases, summarise
+from mediclip.evaluation.predict import Detector, Prediction, Summary, predict, predict_cases, summarise
 from mediclip.evaluation.prediction import Metrics
-from mediclip.model.network import MediClip
 from mediclip.reports.comparison_report import ALL_SITES, MethodResult, RoundCurve, write_comparison_page
 from mediclip.reports.page import Tile
 from mediclip.training.checkpoint import versions, write_atomically
@@ -80,12 +79,17 @@ def mean_summary(summaries: Sequence[Summary]) -> Summary:
     return cast("Summary", {**_mean(plain), "deduplicated": _mean([s["deduplicated"] for s in summaries])})
 
 
-def _tested(experiment: Experiment, trained: Trained, set_name: str) -> dict[str, MediClip]:
+def _tested(experiment: Experiment, trained: Trained, set_name: str) -> dict[str, Detector]:
     """Name the detectors of a set, with their memories, which are built once."""
     if set_name not in trained.tested:
         settings = experiment.settings
         trained.tested[set_name] = networks_to_test(
-            experiment.scenario, set_name, trained.networks, settings.methods, seed=settings.seed
+            experiment.scenario,
+            set_name,
+            trained.networks,
+            settings.methods,
+            plain=experiment.network(),
+            seed=settings.seed,
         )
     return trained.tested[set_name]
 

@@ -1,4 +1,4 @@
-"""Trains the four methods of a comparison: untrained, local, federated, centralised.
+"""Trains the methods of a comparison that train: local, federated, kept, centralised; and has untrained.
 
 All start from the same tensors. ``local`` and ``federated`` give each site the same number of optimiser steps
 (the recipe's for its shots, rounded so that all rounds are equal) on the same stream of batches;
@@ -26,6 +26,7 @@ from mediclip.data.preprocess import Preprocess, iter_images, load_images
 from mediclip.data.samples import has_masks
 from mediclip.errors import CheckpointError, SettingsError
 from mediclip.evaluation.duplicates import Fingerprint, fingerprint
+from mediclip.evaluation.predict import Detector
 from mediclip.exchange.codecs import CodecName
 from mediclip.model.backbone import Backbone
 from mediclip.model.backbone_loading import load_backbone
@@ -100,7 +101,7 @@ class Trained:
 
     networks: dict[str, MediClip]
     federated: FederatedResult | None
-    tested: dict[str, dict[str, MediClip]] = field(default_factory=dict)
+    tested: dict[str, dict[str, Detector]] = field(default_factory=dict)
 
 
 @dataclass
@@ -123,7 +124,7 @@ class Experiment:
             self.recipe = self.recipe.with_policies(dataset.policies, name=name)
         self.recipe = recipe_for(self.settings.strategy, self.recipe)
         self.backbone = loaded or load_backbone(self.settings.backbone, image_size=self.recipe.image_size)
-        self._network()
+        self.network()
 
     def check_folder(self, *, resume: bool) -> None:
         """Check that the run may write into its folder; nothing is written yet.
@@ -213,17 +214,17 @@ class Experiment:
         Raises:
             FederationError: If the federated run cannot go on.
         """
-        start = initial_trainables(self._network().schema, self.settings.seed)
+        start = initial_trainables(self.network().schema, self.settings.seed)
         sites = [Site.open(settings, self.backbone) for settings in self.site_settings()]
         methods = self.settings.methods
-        networks = {"untrained": self._network(start)} if "untrained" in methods else {}
+        networks = {"untrained": self.network(start)} if "untrained" in methods else {}
         with one_torch_thread():
             networks |= self._train_alone(sites, start, on_phase)
         federated = None
         if {"federated", "kept"} & set(methods):
             federated = self._federate(sites, resume=resume, on_phase=on_phase)
             for name, tensors in self._ended(federated).items():
-                networks[name] = self._network(tensors)
+                networks[name] = self.network(tensors)
                 self._save(name, networks[name])
         return Trained(networks, federated)
 
@@ -242,7 +243,7 @@ class Experiment:
     @property
     def taps(self) -> tuple[int, ...]:
         """Tapped blocks, the backbone's own where none were asked for."""
-        return self._network().taps
+        return self.network().taps
 
     @property
     def round_steps(self) -> int:
@@ -277,7 +278,8 @@ class Experiment:
         }
         return dict(json.loads(json.dumps(identity)))
 
-    def _network(self, tensors: Trainables | None = None) -> MediClip:
+    def network(self, tensors: Trainables | None = None) -> MediClip:
+        """Make a detector with these trained tensors, or with none."""
         network = MediClip(self.backbone, self.recipe, self.settings.taps)
         if tensors is not None:
             network.load(tensors)
@@ -297,7 +299,7 @@ class Experiment:
             if jobs:
                 on_phase("local and centralised", 0, len(jobs), "encoding views")
             for name, future in pending.items():
-                networks[name] = self._network(future.result())
+                networks[name] = self.network(future.result())
                 done += 1
                 on_phase("local and centralised", done, len(jobs), name)
         return networks
@@ -307,11 +309,11 @@ class Experiment:
         if path.exists():
             return load_model(path).tensors
         tensors = job()
-        self._save(name, self._network(tensors))
+        self._save(name, self.network(tensors))
         return tensors
 
     def _train_at(self, site: Site, start: Trainables) -> Trainables:
-        network = self._network()
+        network = self.network()
         request = FitRequest(
             number=1,
             tensors={spec.name: start[spec.name] for spec in network.shared.tensors},
@@ -331,7 +333,7 @@ class Experiment:
             load_images([datasets[site.set_name].train[i] for i in site.support], preprocess)
             for site in self.scenario.sites
         ]
-        network = self._network(start)
+        network = self.network(start)
         train(network, np.concatenate(parts), seed=self.settings.seed, stream=("centralised",))
         return network.trainables()
 
@@ -339,7 +341,7 @@ class Experiment:
         settings = self.settings
         plan = Plan(
             out=settings.out / FEDERATED_FOLDER,
-            schema=self._network().shared,
+            schema=self.network().shared,
             recipe=self.recipe,
             rounds=settings.rounds,
             seed=settings.seed,

@@ -4,10 +4,11 @@ from typing import Final, Literal, get_args
 
 from mediclip.errors import SettingsError
 
-MethodName = Literal["untrained", "local", "federated", "kept", "centralised"]
+MethodName = Literal["untrained", "winclip", "patchcore", "local", "federated", "kept", "centralised"]
 METHODS: Final[tuple[MethodName, ...]] = get_args(MethodName)
 USUAL_METHODS: Final[tuple[MethodName, ...]] = ("untrained", "local", "federated", "centralised")
-"""All but ``kept``, each site's choice among its candidates, which costs the training of ``local`` again."""
+"""All but ``kept``, each site's choice among its candidates, which costs the training of ``local`` again, and
+the published detectors that train nothing (:mod:`simulation.baselines`)."""
 
 
 def parse_methods(text: str) -> tuple[MethodName, ...]:

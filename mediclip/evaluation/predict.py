@@ -3,10 +3,12 @@
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mediclip.data.preprocess import Preprocess, iter_images
 from mediclip.data.samples import Sample, has_masks
@@ -14,14 +16,39 @@ from mediclip.evaluation.cases import Case, CaseGroup, choose_cases, positions_o
 from mediclip.evaluation.duplicates import CopyFilter, Fingerprint, fingerprint
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.evaluation.prediction import Prediction, Summary, pool, summarise
+from mediclip.model.backbone import Backbone
 from mediclip.model.memory import Judgement
-from mediclip.model.network import MediClip
 
-__all__ = ["Prediction", "Summary", "pool", "predict", "predict_cases", "summarise"]
+__all__ = ["Detector", "Prediction", "Summary", "pool", "predict", "predict_cases", "summarise"]
+
+
+class Detector(Protocol):
+    """Whatever scores images: a :class:`mediclip.model.network.MediClip`, or a rival beside it.
+
+    Detectors of the same backbone and taps get the same tokens.
+    """
+
+    @property
+    def backbone(self) -> Backbone:
+        """What encodes the images."""
+        ...
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Which of its blocks are read."""
+        ...
+
+    def tokens(self, images: Tensor) -> list[Tensor]:
+        """Encode ``(B, S, S)`` in [0, 1] into what :meth:`judge` takes."""
+        ...
+
+    def judge(self, tokens: Sequence[Tensor]) -> Judgement:
+        """Say how abnormal images are."""
+        ...
 
 
 def predict(
-    networks: Mapping[str, MediClip],
+    networks: Mapping[str, Detector],
     samples: Sequence[Sample],
     preprocess: Preprocess,
     *,
@@ -128,7 +155,7 @@ class _Collector:
 
 
 def predict_cases(
-    networks: Mapping[str, MediClip],
+    networks: Mapping[str, Detector],
     samples: Sequence[Sample],
     preprocess: Preprocess,
     prediction: Prediction,

@@ -38,6 +38,8 @@ _COUNTS: Final[dict[str, Literal["n_abnormal", "n_normal"]]] = {
 }
 METHOD_TITLES: Final = {
     "untrained": "the backbone as it is",
+    "winclip": "phrases alone, by windows (WinCLIP)",
+    "patchcore": "a bank of each site's normal patches alone (PatchCore)",
     "local": "each site alone",
     "federated": "trained together, scans stay at the site",
     "kept": "what each site keeps of that, judged on synthetic anomalies of its own",

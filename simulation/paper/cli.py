@@ -18,7 +18,9 @@ def paper(
     out: options.Out,
     part: Annotated[
         str,
-        typer.Option(help="Parts with commas between: alone, federated, sites, rounds, ablation, transfer."),
+        typer.Option(
+            help="Parts with commas between: alone, zero_shot, federated, sites, rounds, ablation, transfer."
+        ),
     ] = "alone,federated",
     sets: Annotated[
         str | None, typer.Option(help="Sets to use, with commas between; all that are there if omitted.")

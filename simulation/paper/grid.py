@@ -11,9 +11,9 @@ from mediclip.config import Recipe, Settings, TaskName
 from mediclip.data.samples import NORMAL, Dataset
 from simulation.methods import MethodName
 
-Part = Literal["alone", "federated", "sites", "rounds", "ablation", "transfer"]
+Part = Literal["alone", "zero_shot", "federated", "sites", "rounds", "ablation", "transfer"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
-_ALONE: Final[tuple[MethodName, ...]] = ("untrained", "local")
+_ALONE: Final[tuple[MethodName, ...]] = ("untrained", "patchcore", "local")
 _TOGETHER: Final[tuple[MethodName, ...]] = ("local", "federated", "centralised")
 
 
@@ -21,9 +21,10 @@ class PaperSettings(Settings):
     """What is asked for.
 
     Attributes:
-        parts: ``alone``: one detector from k images, as in the paper. ``federated``: several sites of one set
-            with k images each. ``sites`` and ``rounds``: how many of them. ``ablation``: tasks, prompts,
-            adapters and taps. ``transfer``: trained on one set, tested on the others.
+        parts: ``alone``: one detector from k images, as in the paper, beside PatchCore's bank of the same.
+            ``zero_shot``: WinCLIP from phrases, which needs a real text tower. ``federated``: several sites
+            of one set with k images each. ``sites`` and ``rounds``: how many of them. ``ablation``: tasks,
+            prompts, adapters and taps. ``transfer``: trained on one set, tested on the others.
         shots: Numbers k of normal images.
         seeds: Seeds; each draws other images.
         recipes: Recipes by name or TOML file, the first of them for all parts but the first two.
@@ -179,6 +180,10 @@ def _all_cells(
             for recipe in recipes
             for shots in settings.shots
             for seed, name in every
+        ],
+        "zero_shot": [
+            Cell("zero_shot", name, 1, few, 1, min(settings.seeds), first, methods=("winclip",))
+            for name in sets
         ],
         "federated": [
             Cell("federated", name, settings.sites, shots, settings.rounds, seed, recipe, methods=_TOGETHER)

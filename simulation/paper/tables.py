@@ -11,6 +11,7 @@ from simulation.paper.summary import ALL_SETS, KEYS, METRICS, Line
 
 PART_TITLES: Final[Mapping[Part, str]] = {
     "alone": "One site, k normal images",
+    "zero_shot": "No image at all: phrases alone (means something where the text tower is real)",
     "federated": "Several sites of one set, k normal images each",
     "sites": "More sites, the same images each",
     "rounds": "The same steps in fewer or more rounds",

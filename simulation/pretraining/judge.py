@@ -14,6 +14,7 @@ from mediclip.evaluation.image_metrics import image_auroc
 from mediclip.evaluation.pixel_metrics import PixelMetrics
 from mediclip.model.backbone import Backbone
 from mediclip.rng import generator
+from simulation.baselines.winclip import phrase_columns
 from simulation.phantom import ORGANS, draw_phantom, draw_scanner
 
 _BATCH = 16
@@ -54,7 +55,7 @@ def judge(
     Returns:
         One result an organ.
     """
-    columns = text_columns(backbone)
+    columns = phrase_columns(backbone, load_recipe("default"))
     results = []
     for done, organ in enumerate(ORGANS):
         scans, masks = _phantoms(organ, seed, images, backbone.image_size)
@@ -74,22 +75,6 @@ def judge(
         if on_organ:
             on_organ(done + 1, len(ORGANS))
     return results
-
-
-@torch.no_grad()
-def text_columns(backbone: Backbone) -> Tensor:
-    """Return the mean features of the recipe's normal and abnormal phrases, ``(D, 2)``, each of length 1."""
-    prompts = load_recipe("default").prompts
-    start, end = backbone.start_and_end
-    columns = []
-    for phrases in (prompts.normal, prompts.abnormal):
-        rows = [[start, *backbone.token_ids(f"{phrase}."), end] for phrase in phrases]
-        length = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-        ends = torch.tensor([len(row) - 1 for row in rows])
-        features = backbone.encode_embedded_text(backbone.embed(ids), ends, causal=True)
-        columns.append(functional.normalize(features.mean(0), dim=0))
-    return torch.stack(columns, dim=1)
 
 
 def _phantoms(organ: str, seed: int, images: int, size: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:

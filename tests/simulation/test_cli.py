@@ -114,7 +114,7 @@ def test_a_folder_with_an_earlier_run_is_left_alone_and_another_run_does_not_res
         (
             ("--methods", "local,magic"),
             2,
-            "--methods must be some of untrained,local,federated,kept,centralised",
+            "--methods must be some of untrained,winclip,patchcore,local,federated,kept,centralised",
         ),
         (("--partition", "dirichlet", "--alpha", "-1"), 2, "'alpha' of a Dirichlet split must be in (0"),
         (("--data", "brain2=nowhere"), 3, "The data folder of 'brain2' must exist"),

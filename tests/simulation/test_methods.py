@@ -13,5 +13,7 @@ def test_methods_come_in_the_order_of_the_rows_however_they_were_typed():
 
 @pytest.mark.parametrize("text", ["", "local,", "local,local", "magic", "Local"])
 def test_an_unknown_doubled_or_missing_method_is_refused_with_the_choice(text):
-    with pytest.raises(SettingsError, match="untrained,local,federated,kept,centralised, each once"):
+    with pytest.raises(
+        SettingsError, match="untrained,winclip,patchcore,local,federated,kept,centralised, each once"
+    ):
         parse_methods(text)

@@ -32,17 +32,31 @@ def networks(scenario, memory):
     return {name: MediClip(tiny_backbone(), recipe).initialise(i) for i, name in enumerate(names)}
 
 
+def detectors(scenario, trained, plain):
+    return networks_to_test(scenario, "brain", trained, METHODS, plain=plain, seed=0)
+
+
 def test_without_a_memory_the_networks_are_tested_as_they_are(scenario):
     trained = networks(scenario, None)
-    found = networks_to_test(scenario, "brain", trained, METHODS, seed=0)
-    own = {m: [f"{m}/{site.name}" for site in scenario.sites_of("brain")] for m in ("local", "kept")}
-    assert list(found) == ["untrained", *own["local"], "federated", *own["kept"], "centralised"]
-    assert all(found[name] is trained[name] for name in found)
+    found = detectors(scenario, trained, MediClip(tiny_backbone(), tiny_recipe()))
+    own = {
+        method: [f"{method}/{site.name}" for site in scenario.sites_of("brain")]
+        for method in ("patchcore", "local", "kept")
+    }
+    assert list(found) == [
+        "untrained", "winclip", *own["patchcore"], *own["local"], "federated", *own["kept"], "centralised",
+    ]  # fmt: skip
+    assert all(found[name] is trained[name] for name in found.keys() & trained.keys())
+    first, second = (found[name] for name in own["patchcore"])
+    images = torch.rand((1, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens = first.tokens(images)
+        assert first.judge(tokens).scores != second.judge(tokens).scores  # each has its own site's bank
 
 
 def test_with_one_every_site_judges_by_its_own_scans_and_shares_none(scenario):
     trained = networks(scenario, MemorySettings(views=0))
-    found = networks_to_test(scenario, "brain", trained, METHODS, seed=0)
+    found = detectors(scenario, trained, MediClip(tiny_backbone(), tiny_recipe()))
     assert found["untrained"].memory is None
     assert all(network.memory is None for network in trained.values())
     sites = scenario.sites_of("brain")

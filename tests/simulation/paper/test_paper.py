@@ -74,7 +74,8 @@ def test_the_grid_has_every_combination_once_and_says_where_a_set_is_too_small(g
     }  # fmt: skip
     counts = {part: sum(cell.part == part for cell in grid.cells) for part in PARTS}
     # 2 sets x 2 seeds, times: 2 recipes x 2 shots; 2 x 1 of 2 shots; 1 of 2 counts; 2; 3 variants; 1.
-    assert counts == {"alone": 16, "federated": 8, "sites": 4, "rounds": 8, "ablation": 12, "transfer": 4}
+    trained = {"alone": 16, "federated": 8, "sites": 4, "rounds": 8, "ablation": 12, "transfer": 4}
+    assert counts == trained | {"zero_shot": 2}
     assert {cell.tested_on for cell in grid.cells if cell.part == "transfer"} == {("brainmri",), ("mine",)}
 
 
@@ -159,8 +160,8 @@ def test_the_benchmark_runs_resumes_and_says_what_lacks(ground: Path, tmp_path: 
     assert any("CheXpert is absent: Irvin et al." in note for note in told["notes"])
     assert any("8 normal training images are needed, for it has 5" in note for note in told["notes"])
     assert told["failed"] == []
-    # alone: 2 sets x 2 shots x 2 methods; federated: 2 x 1 x 3.
-    assert len(told["rows"]) == 8 + 6
+    # alone: 2 sets x 2 shots x 3 methods; federated: 2 x 1 x 3.
+    assert len(told["rows"]) == 12 + 6
     assert {line["tested_on"] for line in told["summary"]} == {"brainmri", "mine", ALL_SETS}
     page = (out / "report.html").read_text()
     assert "ROC curves" in page
