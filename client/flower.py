@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from client.nursery import SOCKET as NURSERY
 from client.stand_ins import EagerClock, WatchedPrograms
 from mediclip.bundle import application_root
 from mediclip.errors import PolicyError
@@ -229,12 +228,12 @@ def python_path() -> str:
     return os.pathsep.join(places)
 
 
-def site_environment(folder: Path) -> dict[str, str]:
+def site_environment(folder: Path, nursery: Path) -> dict[str, str]:
     """Make the environment in which a site's processes run the site's own code.
 
     Args:
-        folder: The site's own folder, with the nursery's socket; the script ``flwr-clientapp`` is written to
-            its ``bin``.
+        folder: The site's own folder; the script ``flwr-clientapp`` is written to its ``bin``.
+        nursery: Socket of :mod:`client.nursery`, which that script asks.
 
     Returns:
         Environment variables.
@@ -243,7 +242,7 @@ def site_environment(folder: Path) -> dict[str, str]:
     programs.mkdir(mode=0o700, exist_ok=True)
     script = programs / _CLIENTAPP
     # Without site-packages, which the launcher has no use for and which take most of its time.
-    code = f"from client.nursery import launch; launch({str(folder / NURSERY)!r})"
+    code = f"from client.nursery import launch; launch({str(nursery)!r})"
     line = f'exec {shlex.quote(sys.executable)} -P -S -c {shlex.quote(code)} "$@"'
     script.write_text(
         f"#!/bin/sh\nexport PYTHONPATH={shlex.quote(python_path())}\n{line}\n", encoding="utf-8"

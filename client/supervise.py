@@ -174,7 +174,7 @@ class Supervisor:
         self._kit = kit
         self._workers: list[Worker] = []
         state = kit.make_node_state() if part == "node" else kit.make_state()
-        environment = flower.site_environment(state)
+        environment = flower.site_environment(state, state / NURSERY)
         self._status = state / STATUS_FILE
         if part != "node":
             command = [sys.executable, "-P", "-m", "client.service.daemon", "--kit", str(kit.folder)]

@@ -19,8 +19,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import app as client_app
-from client.service.fit import Fitter
 from client.service.registry import SITE, serve, withdraw
+from client.service.roles import Fitter
 from mediclip.protocol import CONFIG, METRICS, NUM_EXAMPLES
 from server.app import HISTORY, app as server_app
 from simulation.plan import SITES_FOLDER, Event, FederatedResult, OnEvent, Plan, RoundWatch, read_result

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from client.service.fit import Trainer
+from client.service.roles import Trainer
 from client.service.rounds import Question
 from mediclip.config import Recipe
 from mediclip.errors import CheckpointError

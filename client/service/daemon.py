@@ -36,7 +36,7 @@ from mediclip.privacy.ledger import Ledger
 from mediclip.protocol import SENTENCES
 
 if TYPE_CHECKING:
-    from client.service.fit import Trainer
+    from client.service.roles import Trainer
 
 HEALTH_NAME: Final = "mediclip.site.v1.SiteService"
 GRACE_S: Final = 5.0

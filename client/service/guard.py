@@ -16,7 +16,8 @@ from client.service.account import PrivacyAccount
 from client.service.audit import AuditLog, ChainEnd
 from client.service.ended import EndedRun, delivered
 from client.service.exchange import as_seen, encoded, received, undecoded, without_exchange
-from client.service.fit import FinalQuestion, RoundAnswer, RoundQuestion, Trainer
+from client.service.fit import FinalQuestion, RoundAnswer, RoundQuestion
+from client.service.roles import Trainer
 from client.service.rounds import Question, RoundStore
 from mediclip.errors import PolicyError
 from mediclip.protocol import DESCRIPTOR

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from client.service.fit import Fitter, SiteService
+from client.service.roles import Fitter, SiteService
 from client.service.simulated import SimulatedSite
 from client.settings import load_site_settings
 from mediclip.errors import SettingsError

@@ -8,7 +8,8 @@ from typing import Final
 
 from client.service.ended import EndedRun, delivered
 from client.service.exchange import encoded, received, undecoded, without_exchange
-from client.service.fit import FinalQuestion, Fitter, Keeper, PrivateState, RoundAnswer, RoundQuestion
+from client.service.fit import FinalQuestion, PrivateState, RoundAnswer, RoundQuestion
+from client.service.roles import Fitter, Keeper
 from client.service.rounds import KEPT_ROUNDS, Question, RoundStore
 from mediclip.errors import PolicyError
 from mediclip.exchange.codecs import FLOAT32, agreed_codec
@@ -40,7 +41,7 @@ class SimulatedSite:
         return self._site.name
 
     def schema_digest(self, recipe: str) -> str:
-        """Digest the tensors that the site would send; see :class:`client.service.fit.SiteService`."""
+        """Digest the tensors that the site would send; see :class:`client.service.roles.SiteService`."""
         return self._site.schema_digest(recipe)
 
     def choose_codec(self, wanted: str) -> str:
@@ -52,7 +53,7 @@ class SimulatedSite:
         return agreed_codec(wanted).name
 
     def answer(self, question: RoundQuestion) -> RoundAnswer:
-        """Train for one round; see :class:`client.service.fit.SiteService`."""
+        """Train for one round; see :class:`client.service.roles.SiteService`."""
         is_whole = question.answer_codec == FLOAT32.name and not question.parcel.base
         if is_whole and not question.differences_follow and not _has_own_part(question.recipe):
             return self._answer(question, {})[0]
@@ -60,7 +61,7 @@ class SimulatedSite:
             return self._answer_from_kept(question)
 
     def descriptor(self, recipe: str) -> tuple[float, ...]:
-        """Describe the scans; see :class:`client.service.fit.SiteService`.
+        """Describe the scans; see :class:`client.service.roles.SiteService`.
 
         Raises:
             PolicyError: If the site only trains.

@@ -23,6 +23,7 @@ from flwr.supernode.runtime import run_clientapp as runtime
 
 from client import flower
 from client.flower import bundle_digest, exit_codes, installed_digest, site_environment, supernode_command
+from client.nursery import SOCKET
 from client.stand_ins import IDLE_S, EagerClock, WatchedPrograms
 from tests.kits import ROOT
 
@@ -109,7 +110,7 @@ def test_a_node_looks_often_after_an_answer_and_as_seldom_as_flower_when_idle():
 
 
 def test_superexec_still_takes_the_pause_between_two_looks_for_work(monkeypatch, tmp_path):
-    environment = site_environment(tmp_path)
+    environment = site_environment(tmp_path, tmp_path / SOCKET)
     monkeypatch.setenv(
         run_superexec._TASK_POLL_INTERVAL_ENV, environment[run_superexec._TASK_POLL_INTERVAL_ENV]
     )
@@ -159,7 +160,7 @@ def test_other_code_in_a_bundle_does_not_matter_to_a_site(bundle):
 
 
 def test_the_sites_own_program_is_the_one_that_flower_finds(tmp_path):
-    environment = site_environment(tmp_path)
+    environment = site_environment(tmp_path, tmp_path / SOCKET)
     found = subprocess.run(
         ["sh", "-c", "command -v flwr-clientapp; command -v flower-superexec; flwr-clientapp --help"],
         env=environment,

@@ -38,7 +38,7 @@ def nursery(folder, environment):
 
 @pytest.fixture
 def environment(tmp_path):
-    return {**site_environment(tmp_path), "PYTHONPROFILEIMPORTTIME": "1"}
+    return {**site_environment(tmp_path, tmp_path / SOCKET), "PYTHONPROFILEIMPORTTIME": "1"}
 
 
 def run(environment, *arguments):

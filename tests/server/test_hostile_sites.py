@@ -14,6 +14,7 @@ import pytest
 
 from client import flower
 from client.kit import Kit
+from client.nursery import SOCKET
 from client.service.fit import FitReply
 from client.service.site import Site
 from mediclip.errors import ServiceError
@@ -58,7 +59,7 @@ CLAIMED = 10**9
 def hostile_site(kit, name, deeds):
     """Run a registered SuperNode whose ClientApp is ``tests/hostile_app.py``."""
     state = Kit(kit).make_state()
-    environment = flower.site_environment(state)
+    environment = flower.site_environment(state, state / SOCKET)
     program = state / "bin" / "flwr-clientapp"
     arguments = shlex.join([sys.executable, "-P", "-m", "tests.hostile_app", name, ",".join(deeds)])
     program.write_text(f'#!/bin/sh\nexec {arguments} "$@"\n')
