@@ -44,6 +44,10 @@ def score(
 
     Example:  mediclip score --model runs/brain/model.safetensors scan-1.png scan-2.png --out runs/scores
     """
+    from mediclip.data.pool import shared_pool
+
+    shared_pool().prepare()  # importing torch takes longer than all it does before a file is wanted
+
     import torch
 
     from mediclip.cli.loading import load_detector

@@ -190,6 +190,10 @@ class DecoderPool:
                 worker.end()
         return DecoderProcess()
 
+    def prepare(self) -> None:
+        """Start a worker before the first file, so that it imports its libraries beside this process."""
+        self._keep(self._take())
+
     def close(self) -> None:
         """End all idle workers; the pool can be used again."""
         with self._lock:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mediclip.data.dicom_tree.cache import Pseudonyms, ScanCache, cache_folder, open_pseudonyms
-from mediclip.data.dicom_tree.facts import ImageFacts, look
+from mediclip.data.dicom_tree.facts import ImageFacts
 from mediclip.errors import ManifestError, SettingsError
 
 MAX_FILES: Final = 10**6
@@ -191,13 +191,15 @@ def _look_in_parallel(
 
 def _look(tree: Path, file: TreeFile, pseudonyms: Pseudonyms) -> list[Any]:
     """Read one header; the result is plain JSON: a reason, or facts and group."""
+    from mediclip.data.dicom_tree.look import look  # noqa: PLC0415 - brings pydicom, which a score needs not
+
     seen = look(tree / file.relative, file.relative, pseudonyms)
     return [seen] if isinstance(seen, str) else [asdict(seen[0]), seen[1]]
 
 
-def _parsed(look: Any) -> str | tuple[ImageFacts, str] | None:  # noqa: ANN401 - plain JSON, perhaps damaged
+def _parsed(kept: Any) -> str | tuple[ImageFacts, str] | None:  # noqa: ANN401 - plain JSON, perhaps damaged
     """Read what :func:`_look` returned, perhaps long ago; None if it is damaged."""
-    match look:
+    match kept:
         case [str(reason)]:
             return reason
         case [dict(facts), str(group)]:

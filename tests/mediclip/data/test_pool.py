@@ -53,6 +53,14 @@ def test_pictures_are_the_same_and_one_process_serves_many_files(pool: DecoderPo
     assert len(pool._idle) == 1
 
 
+def test_a_worker_that_was_prepared_is_the_one_that_reads(pool: DecoderPool, write: Write):
+    pool.prepare()
+    pool.prepare()
+    (prepared,) = pool._idle
+    pool.read(write(Modality="MR"), name="image 0")
+    assert pool._idle == [prepared]
+
+
 def saved(path: Path, *, depth: type[np.unsignedinteger]) -> Path:
     levels = np.arange(12 * 9, dtype=depth).reshape(12, 9) * depth(2)
     if path.suffix == ".gz":
