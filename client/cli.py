@@ -181,9 +181,17 @@ def describe(
     from client.kit import Kit
     from client.service.remote import RemoteSite
     from mediclip.config import load_recipe
+    from mediclip.errors import SettingsError
 
     opened = Kit(kit)
-    text = load_recipe(opened.site().recipe or recipe).model_dump_json()
+    settings = opened.site()
+    if not settings.share_descriptor:
+        message = (
+            "The site must allow that its scans are described: share_descriptor in site.toml must be true. "
+            "It is false; set it if the site agrees, and start the site again."
+        )
+        raise SettingsError(message)
+    text = load_recipe(settings.recipe or recipe).model_dump_json()
     site = RemoteSite(opened.own_socket, opened.settings.federation, patience_s=0)
     try:
         values = site.descriptor(text)
