@@ -51,10 +51,10 @@ def tiny_tensors(seed=0):
     return initial_trainables(tiny_schema(), seed)
 
 
-def tiny_scans(number):
+def tiny_scans(number, size=SIZE):
     # Smooth blobs: noise would leave the synthesis nothing to change.
     rng = np.random.default_rng(number)
-    y, x = np.mgrid[:SIZE, :SIZE] / SIZE
+    y, x = np.mgrid[:size, :size] / size
     centre = rng.uniform(0.3, 0.7, (SHOTS, 2, 1, 1))
     distance = (y - centre[:, 0]) ** 2 + (x - centre[:, 1]) ** 2
     return np.exp(-8 * distance).astype(np.float32)

@@ -279,7 +279,7 @@ def test_the_demo_leaves_a_report_that_a_browser_shows(tmp_path):
             "chromium",
             *flags,
             f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=1200,6500",
+            "--window-size=1200,16000",
             f"--screenshot={picture}",
             (out / "report.html").as_uri(),
         ],
@@ -290,7 +290,7 @@ def test_the_demo_leaves_a_report_that_a_browser_shows(tmp_path):
     with Image.open(picture) as page:
         pixels = np.asarray(page.convert("RGB")).reshape(-1, 3).astype(int)
     colourful = (pixels.max(1) - pixels.min(1) > 60).mean()
-    assert colourful > 0.01  # the maps are there; a page that failed to draw is grey
+    assert colourful > 0.01  # the maps are there; charts and marks alone come to a third of that
 
 
 @pytest.mark.parametrize("strategy", ["personal", "clustered"])
