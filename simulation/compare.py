@@ -14,8 +14,8 @@ from mediclip.evaluation.prediction import Metrics
 from mediclip.reports.comparison_report import ALL_SITES, MethodResult, RoundCurve, write_comparison_page
 from mediclip.reports.page import Tile
 from mediclip.training.checkpoint import versions, write_atomically
+from simulation.detectors import detectors_to_test
 from simulation.experiment import REPORT_FILE, RESULT_FILE, Experiment, OnPhase, Trained
-from simulation.site_memory import networks_to_test
 
 _SHOWN: Final[tuple[str, ...]] = ("untrained", "federated", "centralised")
 _COUNTS: Final = ("n_normal", "n_abnormal")
@@ -83,7 +83,7 @@ def _tested(experiment: Experiment, trained: Trained, set_name: str) -> dict[str
     """Name the detectors of a set, with their memories, which are built once."""
     if set_name not in trained.tested:
         settings = experiment.settings
-        trained.tested[set_name] = networks_to_test(
+        trained.tested[set_name] = detectors_to_test(
             experiment.scenario,
             set_name,
             trained.networks,

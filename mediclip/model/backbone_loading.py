@@ -88,7 +88,8 @@ def _from_open_clip(spec: str, image_size: int | None) -> Backbone:
     else:
         if name not in open_clip.list_models():
             message = (
-                f"A backbone's name must be an open_clip model. Got {name!r}; see open_clip.list_models()."
+                "A backbone's name must be an open_clip model, or 'embedded' alone or with ':random'. "
+                f"Got {spec!r}; see open_clip.list_models()."
             )
             raise BackboneError(message)
         options["model_name"] = name

@@ -87,6 +87,8 @@ class Tower(Protocol):
 class NormalityMemory:
     """The normal tokens that a site remembers, and what is usual among them.
 
+    Once it has judged, it holds a float32 copy of both parts too, of twice their size.
+
     Attributes:
         settings: How it was built and is used.
         top_share: Share of the joint map's values that make the focal evidence.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mediclip.config import Recipe
+from mediclip.errors import BackboneError
 from mediclip.model.backbone import Backbone
 from mediclip.model.memory import Judgement
 
@@ -28,12 +29,22 @@ class WinClip:
 
     Attributes:
         backbone: As given.
-        taps: None: it reads no tapped block.
+        taps: Empty: it reads no tapped block.
+
+    Raises:
+        BackboneError: If the image tower does not take its feature at the class token, as CLIP's does.
     """
 
     taps: tuple[int, ...] = ()
 
     def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+        visual: Any = backbone.visual
+        if visual.pool_type != "tok" or visual.attn_pool is not None or visual.proj is None:
+            message = (
+                "WinCLIP's backbone must take its feature at the class token, as CLIP does. "
+                f"{backbone.name} does not; choose another, or leave winclip out."
+            )
+            raise BackboneError(message)
         self.backbone = backbone
         self._columns = phrase_columns(backbone, recipe)
 

@@ -68,21 +68,26 @@ def test_every_epoch_uses_every_image_once(shots, batch_size, epoch):
 
 
 def test_training_lowers_the_loss_on_anomalies_that_it_was_not_trained_on():
-    # Half the size that the backbone knows: the sixteen patches of 64 px leave little to learn.
-    size = 112
+    # Half the size that the backbone knows: the sixteen patches of 64 px leave little to learn. The start alone
+    # moves the gain by a point, so it is averaged over four.
+    size, scans = 112, tiny_scans(1, 112)
+    backbone = load_backbone("embedded", image_size=size)
     recipe = tiny_recipe().model_copy(update={"image_size": size, "bank_views": 16})
-    network = MediClip(load_backbone("embedded", image_size=size), recipe).initialise(0)
-    scans = tiny_scans(1, size)
-    exam = FreshBatches(network, scans).batch(np.arange(16) % 4, generator(99, "exam"))
+    kept = []
+    for start in range(4):
+        network = MediClip(backbone, recipe).initialise(start)
+        exam = FreshBatches(network, scans).batch(np.arange(16) % 4, generator(99, "exam"))
+        before = exam_loss(network, exam)
+        result = train(network, scans, seed=1, steps=100)
+        assert result.steps == len(result.losses) == 100
+        kept.append(exam_loss(network, exam) / before)
+    assert max(kept) < 1
+    assert np.mean(kept) < 0.95
 
-    def loss():
-        with torch.no_grad():
-            return float(anomaly_loss(network.probabilities(exam.tokens), exam.labels))
 
-    before = loss()
-    result = train(network, scans, seed=1, steps=100)
-    assert result.steps == len(result.losses) == 100
-    assert loss() < 0.95 * before
+def exam_loss(network, exam):
+    with torch.no_grad():
+        return float(anomaly_loss(network.probabilities(exam.tokens), exam.labels))
 
 
 def test_the_proximal_term_holds_the_model_near_its_start():

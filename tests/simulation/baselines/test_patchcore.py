@@ -11,30 +11,10 @@ from simulation.baselines.patchcore import PatchCore, farthest_first, patch_and_
 
 # PatchcoreModel.nearest_neighbors and compute_anomaly_score, nine neighbours, on what `drawn` gives.
 PATCHES = [
-    [
-        0.94809,
-        1.71843,
-        1.97469,
-        0.82032,
-        1.31580,
-        0.94451,
-        0.79763,
-        1.20710,
-        1.20751,
-    ],
-    [
-        1.63162,
-        1.47772,
-        1.02313,
-        1.41852,
-        2.81495,
-        1.66447,
-        1.97394,
-        1.20930,
-        1.74426,
-    ],
+    [0.948091, 1.718436, 1.974691, 0.820322, 1.315807, 0.944513, 0.797638, 1.207109, 1.207516],
+    [1.631630, 1.477724, 1.023138, 1.418520, 2.814955, 1.664470, 1.973941, 1.209305, 1.744262],
 ]
-IMAGES = [1.90909, 2.66254]
+IMAGES = [1.909090, 2.662543]
 # KCenterGreedy of 40 % of the rows below, without its projection, beginning with row 16.
 CORESET = [16, 12, 28, 7, 11, 10, 27, 20, 13, 24, 23, 21]
 
@@ -49,8 +29,8 @@ def drawn():
 def test_distances_and_weighted_scores_are_those_of_anomalib(drawn):
     features, bank, _ = drawn
     distance, scores = patch_and_image_scores(features, bank)
-    torch.testing.assert_close(distance.flatten(1), torch.tensor(PATCHES), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(scores, torch.tensor(IMAGES), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(distance.flatten(1), torch.tensor(PATCHES), rtol=0, atol=2e-6)
+    torch.testing.assert_close(scores, torch.tensor(IMAGES), rtol=0, atol=2e-6)
 
 
 def test_the_coreset_is_that_of_anomalib(drawn):
@@ -77,7 +57,7 @@ def test_a_lesion_stands_out_of_remembered_images_and_the_seed_decides_the_bank(
     images = torch.from_numpy(np.stack([normal[3], ill]).astype(np.float32))
     with torch.inference_mode():
         said = found.judge(found.tokens(images))
-        again = PatchCore.of(network, support, seed=0).judge(found.tokens(images))
+        again, other = (PatchCore.of(network, support, seed=n).judge(found.tokens(images)) for n in (0, 1))
     assert said.scores[1] > said.scores[0]
     row, column = divmod(int(said.maps[1].argmax()), 224)
     assert 50 <= row <= 100
@@ -85,3 +65,4 @@ def test_a_lesion_stands_out_of_remembered_images_and_the_seed_decides_the_bank(
     assert said.maps.min() >= 0
     assert said.maps.max() < 1
     torch.testing.assert_close(again.scores, said.scores, rtol=0, atol=0)
+    assert not torch.equal(other.scores, said.scores)

@@ -15,7 +15,7 @@ from simulation.methods import MethodName
 from simulation.scenario import Scenario, SimulatedSite
 
 
-def networks_to_test(
+def detectors_to_test(
     scenario: Scenario,
     set_name: str,
     networks: Mapping[str, MediClip],

@@ -7,10 +7,10 @@ import torch
 from mediclip.config import MemorySettings
 from mediclip.data.preprocess import Preprocess, load_images
 from mediclip.model.network import MediClip
+from simulation.detectors import detectors_to_test
 from simulation.methods import METHODS
 from simulation.phantom import write_phantom_set
 from simulation.scenario import make_scenario
-from simulation.site_memory import networks_to_test
 from tests.tiny import SIZE, tiny_backbone, tiny_recipe
 
 
@@ -33,7 +33,7 @@ def networks(scenario, memory):
 
 
 def detectors(scenario, trained, plain):
-    return networks_to_test(scenario, "brain", trained, METHODS, plain=plain, seed=0)
+    return detectors_to_test(scenario, "brain", trained, METHODS, plain=plain, seed=0)
 
 
 def test_without_a_memory_the_networks_are_tested_as_they_are(scenario):
