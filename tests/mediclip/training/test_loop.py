@@ -68,8 +68,8 @@ def test_every_epoch_uses_every_image_once(shots, batch_size, epoch):
 
 
 def test_training_lowers_the_loss_on_anomalies_that_it_was_not_trained_on():
-    # Half the size that the backbone knows: the sixteen patches of 64 px leave little to learn. The start alone
-    # moves the gain by a point, so it is averaged over four.
+    # Half the size that the backbone knows: the sixteen patches of 64 px leave little to learn.
+    # The start alone moves the gain by a point, so it is averaged over four.
     size, scans = 112, tiny_scans(1, 112)
     backbone = load_backbone("embedded", image_size=size)
     recipe = tiny_recipe().model_copy(update={"image_size": size, "bank_views": 16})
